@@ -1,0 +1,1 @@
+"""The ASGI process: everything on the journey of a request, one room per step."""
