@@ -30,6 +30,10 @@ LEASE_S = 30.0
 """vLLM's default `kv_lease_duration`: how long a prefill engine holds blocks nobody has fetched."""
 
 
+ANY = "*"
+"""A model of this name stands for whatever its engines say that they serve."""
+
+
 class FleetError(ValueError):
     """The fleet file cannot be used; the message names the key and the mend."""
 
@@ -149,7 +153,7 @@ class Fleet(_Strict):
         """Give each model its table's name, and engines of a one-model fleet that model."""
         models = raw.get("models")
         if not isinstance(models, dict) or not models:
-            raise ValueError("models: no model: add a table such as [models.qwen] with path = \"Qwen/Qwen3-0.6B\"")
+            raise ValueError('models: no model: add a table such as [models.qwen] with path = "Qwen/Qwen3-0.6B"')
         named = {}
         for name, table in models.items():
             if not isinstance(table, dict):
@@ -173,14 +177,18 @@ class Fleet(_Strict):
         bound: dict[tuple[str, int], str] = {}
         for engine in self.engines:
             if not engine.model:
-                raise ValueError(f"engines.{engine.name}.model: missing: say which of {', '.join(self.models)} it serves")
+                raise ValueError(
+                    f"engines.{engine.name}.model: missing: say which of {', '.join(self.models)} it serves"
+                )
             if engine.model not in self.models:
                 raise ValueError(
                     f"engines.{engine.name}.model: {engine.model!r} is not in [models]: "
                     f"add [models.{engine.model}] or use one of {', '.join(self.models)}"
                 )
             if engine.host not in self.hosts:
-                raise ValueError(f"engines.{engine.name}.host: {engine.host!r} is not in [hosts]: add [hosts.{engine.host}]")
+                raise ValueError(
+                    f"engines.{engine.name}.host: {engine.host!r} is not in [hosts]: add [hosts.{engine.host}]"
+                )
             for key, port in engine.ports():
                 where = f"engines.{engine.name}.{key}"
                 if other := bound.get((engine.host, port)):
@@ -198,7 +206,7 @@ class Fleet(_Strict):
                 missing = "decode" if Role.PREFILL in roles else "prefill"
                 raise ValueError(
                     f"models.{model}: no engine with role {missing!r}: add one, "
-                    "or give engines that do everything role = \"both\""
+                    'or give engines that do everything role = "both"'
                 )
         return self
 
@@ -212,7 +220,9 @@ class Fleet(_Strict):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise FleetError(f"{where}: " + "; ".join(_mend(raw, e["loc"], e["msg"], e["type"]) for e in error.errors())) from None
+            raise FleetError(
+                f"{where}: " + "; ".join(_mend(raw, e["loc"], e["msg"], e["type"]) for e in error.errors())
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> Self:

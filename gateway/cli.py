@@ -20,7 +20,9 @@ def _version(asked: bool) -> None:
 
 def build(wanted: str | None = None) -> typer.Typer:
     """The command line with every verb, or only with `wanted` if there is a verb of that name."""
-    app = typer.Typer(name="baton", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(
+        name="baton", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    )
 
     @app.callback()
     def root(

@@ -1,0 +1,124 @@
+"""The routes that engines answer: from bytes to an exchange, and the exchange's end."""
+
+import logging
+import re
+import secrets
+import time
+
+from gateway.api.client import AsgiClient, Gone, Presence, Receive, Scope, Send, read_body
+from gateway.dispatch.exchange import Exchange
+from gateway.dispatch.journey import Dispatcher
+from gateway.dispatch.relay import Cut
+from gateway.errors import ApiError, model_not_found
+from gateway.fleet.fleet import Fleet
+from gateway.prompt import body as bodies
+from gateway.prompt.apis import APIS, Api
+from gateway.prompt.split import whole
+from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Span, Tracing, Untraced
+from policies.contract import Request
+
+log = logging.getLogger(__name__)
+
+BYTES_PER_TOKEN = 4
+"""Of English text, roughly: the measure of load until token ids are known."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
+_PASSED_ON = (b"accept", b"user-agent")
+
+
+class Serving:
+    """One ASGI callable for all routes that engines answer."""
+
+    def __init__(
+        self, fleet: Fleet, dispatcher: Dispatcher, metrics: Metrics, tracing: Tracing, settings: Settings
+    ) -> None:
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._tracing = tracing
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        api = APIS[scope["path"]]
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16).encode()
+        client = AsgiClient(send, [(b"x-request-id", request_id)])
+        model = "unknown"
+        span: Span = Untraced()
+        outcome = "cancelled"
+        try:
+            if scope["method"] != "POST":
+                raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
+            raw = await read_body(receive, headers, self._settings.max_body_bytes, self._settings.body_timeout_s)
+            fields = bodies.parse(raw)
+            model = self._model(fields)
+            span = self._tracing.begin(api.name, model, headers)
+            x = self._exchange(api, fields, model, len(raw), headers, request_id, span, started)
+            with Presence(receive):
+                status = await self._dispatcher.serve(x, client)
+            outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
+        except Gone:
+            pass
+        except ApiError as error:
+            outcome = "rejected" if error.status < 500 else "failed"
+            await client.fail(error)
+        except Cut as cut:
+            outcome = "cut"
+            log.warning("request %s: stream cut: %s", request_id.decode(), cut)
+            await client.fail(ApiError(502, "The engine's stream ended early.", kind="server_error", code="stream_cut"))
+        except Exception:
+            outcome = "failed"
+            log.exception("request %s", request_id.decode())
+            await client.fail(ApiError(500, "Baton failed; its log says why.", kind="server_error", code="internal"))
+        finally:
+            self._metrics.requests(api.name, model, outcome).inc()
+            self._metrics.duration(api.name, model).observe(time.perf_counter() - started)
+            span.end(error="" if outcome == "ok" else outcome)
+
+    def _model(self, fields: bodies.Fields) -> str:
+        """The model that is asked for; the only one there is if none is named. Raises `ApiError`."""
+        named = bodies.value(fields, "model")
+        if named is None and "model" not in fields:
+            models = {engine.model for engine in self._fleet}
+            if len(models) == 1:
+                return models.pop()
+        if not isinstance(named, str) or not named:
+            raise ApiError(400, "Name a model in `model` (a string).", param="model", code="model_required")
+        if not self._fleet.known(named):
+            raise model_not_found(named)
+        return named
+
+    def _exchange(
+        self,
+        api: Api,
+        fields: bodies.Fields,
+        model: str,
+        size: int,
+        headers: dict[bytes, bytes],
+        request_id: bytes,
+        span: Span,
+        started: float,
+    ) -> Exchange:
+        limits = (bodies.number(fields, name) for name in api.limits)
+        return Exchange(
+            api=api,
+            fields=fields,
+            request=Request(
+                model=model,
+                prompt_tokens=size // BYTES_PER_TOKEN,
+                output_tokens=next((limit for limit in limits if limit is not None), None),
+                whole=whole(api, fields),
+            ),
+            stream=api.generates and bodies.flag(fields, "stream"),
+            request_id=request_id,
+            engine_id=request_id + b"-" + secrets.token_hex(4).encode(),
+            headers=tuple((name, headers[name]) for name in _PASSED_ON if name in headers),
+            span=span,
+            explain=b"x-baton-facts" in headers,
+            started=started,
+        )

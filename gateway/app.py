@@ -1,0 +1,71 @@
+"""The ASGI app: hot routes go straight to `Serving`, all others through Starlette."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.api.client import Receive, Scope, Send
+from gateway.api.control import Readiness, failed, routes
+from gateway.api.serving import Serving
+from gateway.dispatch.journey import Dispatcher
+from gateway.errors import ApiError
+from gateway.fleet.fleet import Fleet
+from gateway.fleet.health import Watch
+from gateway.prompt.apis import APIS
+from gateway.routing.router import Router
+from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Tracing
+from policies.registry import create
+
+
+class App:
+    """One gateway: everything from a fleet to an ASGI callable."""
+
+    def __init__(self, fleet: Fleet, settings: Settings, tracing: Tracing | None = None) -> None:
+        self.fleet = fleet
+        self.metrics = Metrics()
+        self.metrics.watch(fleet)
+        self.readiness = Readiness(fleet)
+        self._settings = settings
+        self._tracing = tracing or Tracing.of(settings)
+        router = Router(settings.policy, create(settings.policy), self.metrics)
+        dispatcher = Dispatcher(fleet, router, self.metrics, settings)
+        self._serving = Serving(fleet, dispatcher, self.metrics, self._tracing, settings)
+        self._others = Starlette(
+            routes=routes(fleet, self.metrics, self.readiness),
+            exception_handlers={HTTPException: _refused},
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        watch = Watch(self.fleet, self._settings)
+        await watch.first_round()
+        try:
+            yield
+        finally:
+            await watch.stop()
+            self.fleet.close()
+            await asyncio.to_thread(self._tracing.close)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in APIS:
+            await self._serving(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals in the shape of all others."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return failed(
+            ApiError(404, f"There is no {request.url.path} here.", kind="not_found_error", code="unknown_url")
+        )
+    return failed(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}."))

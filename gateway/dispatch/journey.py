@@ -1,0 +1,198 @@
+"""The journey of a request from its placement to its answer: place, book, prefill, decode, relay.
+
+The one place where something is tried again; what follows a failure is decided in `verdict`.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from gateway.connector.lease import Transfer
+from gateway.dispatch import legs
+from gateway.dispatch.exchange import Exchange, Headers
+from gateway.dispatch.failure import LegFailed, Reply
+from gateway.dispatch.legs import Opened
+from gateway.dispatch.relay import Cut, Tally, relay
+from gateway.dispatch.verdict import Leg, judge
+from gateway.errors import ApiError, unavailable
+from gateway.fleet.booking import Booking
+from gateway.fleet.engine import Engine, State
+from gateway.fleet.fleet import Fleet
+from gateway.routing.router import Router
+from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Span
+from policies.contract import Fleet as Snapshot
+
+log = logging.getLogger(__name__)
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
+
+
+class Client(Protocol):
+    """Where the answer goes."""
+
+    async def start(self, status: int, headers: Headers) -> None: ...
+    async def send(self, piece: bytes) -> None: ...
+    async def end(self) -> None: ...
+
+
+class Dispatcher:
+    """Carries out requests on a fleet."""
+
+    def __init__(self, fleet: Fleet, router: Router, metrics: Metrics, settings: Settings) -> None:
+        self._fleet = fleet
+        self._router = router
+        self._metrics = metrics
+        self._settings = settings
+
+    async def serve(self, x: Exchange, client: Client) -> int:
+        """Answer one request; returns the status sent. Raises `ApiError` before anything was sent, `Cut` after."""
+        avoid: set[str] = set()
+        failure: LegFailed | None = None
+        for _ in range(self._settings.attempts):
+            snapshot = await self._snapshot(x, avoid, failure)
+            if snapshot is None:
+                break
+            placed = time.perf_counter()
+            x.placement = placement = self._router.place(x.request, snapshot)
+            x.times["route"] = time.perf_counter() - placed
+            prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
+            decode = self._fleet.engines[placement.decode]
+            with Booking(prefill, decode, x.request.prompt_tokens) as booking:
+                try:
+                    transfer = await self._prefill(x, prefill, booking)
+                    return await self._decode(x, decode, transfer, prefill, client, booking)
+                except LegFailed as failed:
+                    failure = failed
+            self._learn(x, failure, prefill, decode, avoid)
+        return await self._give_up(x, failure, client)
+
+    async def _snapshot(self, x: Exchange, avoid: set[str], failure: LegFailed | None) -> Snapshot | None:
+        """The engines to choose from; waits for one if there is none at all. None: all there are were tried."""
+        model = x.request.model
+        snapshot = self._fleet.snapshot(model, avoid)
+        if snapshot is not None or failure is not None:
+            return snapshot
+        try:
+            async with asyncio.timeout(self._settings.engine_wait_s):
+                while snapshot is None:
+                    await self._fleet.changed()
+                    snapshot = self._fleet.snapshot(model, avoid)
+        except TimeoutError:
+            raise unavailable(f"No engine can serve `{model}` now.") from None
+        return snapshot
+
+    async def _prefill(self, x: Exchange, engine: Engine | None, booking: Booking) -> Transfer | None:
+        if engine is None:
+            return None
+        transfer = await legs.prefill(x, engine, self._settings)
+        booking.prefilled()
+        self._metrics.legs("prefill", engine.name).observe(x.times["prefill"])
+        return transfer
+
+    async def _decode(
+        self,
+        x: Exchange,
+        engine: Engine,
+        transfer: Transfer | None,
+        source: Engine | None,
+        client: Client,
+        booking: Booking,
+    ) -> int:
+        span = x.span.leg("decode", engine.name)
+        outcome = "cancelled"
+        try:
+            opened = await legs.decode(x, engine, transfer, source, self._settings, span)
+            booking.prefilled()
+            self._metrics.legs("decode", engine.name).observe(x.times["decode"])
+            if transfer is not None:
+                self._metrics.transfers("used").inc()
+                span.event("kv_transfer", {"baton.prompt_tokens": transfer.prompt_tokens})
+            status = await self._answer(x, opened, client, span)
+            outcome = ""
+            return status
+        except LegFailed as failed:
+            outcome = failed.cause
+            raise
+        except Cut:
+            outcome = "cut"
+            raise
+        finally:
+            span.end(error=outcome)
+
+    async def _answer(self, x: Exchange, opened: Opened | Reply, client: Client, span: Span) -> int:
+        """Pass an answer to the client."""
+        if isinstance(opened, Reply):
+            await self._reply(x, opened, client)
+            return opened.status
+        answer = opened.answer
+        tally = Tally()
+        try:
+            model = x.request.model
+            self._metrics.ttft(model).observe(tally.first_s - x.started)
+            span.event("first_token")
+            x.began = True
+            await client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
+            await relay(answer, opened.first, client.send, self._settings.idle_timeout_s, tally)
+            await client.end()
+        finally:
+            answer.close()
+            self._metrics.events(model).inc(tally.events)
+        if (gap_s := tally.gap_s) is not None:
+            self._metrics.itl(model).observe(gap_s)
+        return answer.status
+
+    async def _reply(self, x: Exchange, reply: Reply, client: Client) -> None:
+        x.began = True
+        length = (b"content-length", str(len(reply.body)).encode())
+        await client.start(reply.status, [*_relayed(reply.headers), length, *x.facts()])
+        await client.send(reply.body)
+        await client.end()
+
+    def _learn(self, x: Exchange, failed: LegFailed, prefill: Engine | None, decode: Engine, avoid: set[str]) -> None:
+        """Count a failure and shape the next attempt by its verdict."""
+        self._metrics.retries(failed.leg.name.lower(), failed.cause).inc()
+        if failed.leg is Leg.DECODE and prefill is not None:
+            self._metrics.transfers(failed.cause).inc()
+        log.warning("request %s: %s failed: %s", x.engine_id.decode(), failed.leg.name.lower(), failed)
+        verdict = judge(failed.leg, failed.cause, remote=prefill is not None)
+        if verdict.whole:
+            x.stays_whole(verdict.whole)
+        if verdict.avoid_prefill and prefill is not None:
+            avoid.add(prefill.name)
+        if verdict.avoid_decode:
+            avoid.add(decode.name)
+        if failed.cause == "refused":
+            self._fleet.mark(self._fleet.engines[failed.engine], State.DOWN, str(failed))
+
+    async def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
+        """Pass on an engine's own last word, or say in ours what went wrong."""
+        if failure is None or failure.cause == "refused":
+            raise unavailable("No engine could be reached.", "engine_unreachable")
+        if failure.reply is not None:
+            await self._reply(x, failure.reply, client)
+            return failure.reply.status
+        timeout = failure.cause in ("timeout", "late")
+        what = "did not answer in time" if timeout else "failed before it answered"
+        raise ApiError(
+            504 if timeout else 502, f"The engine {what}.", kind="server_error", code=f"engine_{failure.cause}"
+        )
+
+
+def _relayed(headers: Headers) -> Headers:
+    """An engine's headers without those that belong to its own connection."""
+    return [(name, value) for name, value in headers if name not in _NOT_RELAYED]

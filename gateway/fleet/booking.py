@@ -1,0 +1,51 @@
+"""What one request adds to the load of its engines, taken back exactly once."""
+
+from types import TracebackType
+from typing import Self
+
+from gateway.fleet.engine import Engine
+
+
+class Booking:
+    """Load of one placement. Made before the next `await`, so that a burst does not herd.
+
+    The decode engine is booked from the start: it will hold the prompt. Where it prefills by itself, or once the
+    prefill engine is done, `prefilled()` takes the prompt off the prefill load. Leaving the `with` block gives back
+    what is left.
+    """
+
+    __slots__ = ("_decode", "_prefill", "_prefilling", "_released", "_tokens")
+
+    def __init__(self, prefill: Engine | None, decode: Engine, tokens: int) -> None:
+        self._prefill = prefill or decode
+        self._decode = decode
+        self._tokens = tokens
+        self._prefilling = True
+        self._released = False
+        self._prefill.prefill_requests += 1
+        self._prefill.prefill_tokens += tokens
+        decode.decode_requests += 1
+        decode.decode_tokens += tokens
+
+    def prefilled(self) -> None:
+        """The prompt is computed: whoever prefilled is free of it."""
+        if self._prefilling:
+            self._prefilling = False
+            self._prefill.prefill_requests -= 1
+            self._prefill.prefill_tokens -= self._tokens
+
+    def release(self) -> None:
+        """Give everything back. Safe to call twice."""
+        if not self._released:
+            self._released = True
+            self.prefilled()
+            self._decode.decode_requests -= 1
+            self._decode.decode_tokens -= self._tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

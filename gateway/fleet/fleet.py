@@ -1,0 +1,94 @@
+"""All engines: who serves which model, and the snapshot that a policy sees."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import policies.contract as contract
+from engines.fleet import ANY
+from engines.fleet import Fleet as FleetFile
+from gateway.fleet.engine import Engine, State
+from gateway.wire.pool import Limits
+
+
+class Fleet:
+    """The engines of this gateway by name."""
+
+    def __init__(self, engines: Iterable[Engine], links: Mapping[tuple[str, str], contract.Link] | None = None) -> None:
+        self.engines = {engine.name: engine for engine in engines}
+        self._links = dict(links or {})
+        self._changed: asyncio.Event = asyncio.Event()
+
+    @classmethod
+    def of(cls, file: FleetFile, limits: Limits) -> "Fleet":
+        """The engines that a fleet file names."""
+        engines = (
+            Engine(
+                e.name,
+                file.url(e),
+                e.role,
+                model="" if e.model == ANY else e.model,
+                host=e.host,
+                lease_s=file.models[e.model].lease_s,
+                limits=limits,
+            )
+            for e in file.engines
+        )
+        links = {(k.a, k.b): contract.Link(gbps=k.gbps, latency_us=k.latency_us) for k in file.links}
+        return cls(engines, links)
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self.engines.values())
+
+    def models(self) -> dict[str, bytes]:
+        """Every model that an engine serves now: id -> entry of `/v1/models`, merged."""
+        merged: dict[str, bytes] = {}
+        for engine in self:
+            if engine.state is State.UP:
+                for name, entry in engine.served.items():
+                    merged.setdefault(name, entry)
+        return merged
+
+    def known(self, model: str) -> bool:
+        """True if some engine serves the model, up or not."""
+        return any(engine.serves(model) for engine in self)
+
+    def snapshot(self, model: str, avoid: Collection[str] = ()) -> contract.Fleet | None:
+        """The healthy engines that serve `model`, without those to avoid; None if none of them can answer."""
+        views = tuple(
+            engine.view()
+            for engine in self
+            if engine.state is State.UP and engine.name not in avoid and engine.serves(model)
+        )
+        if not any(view.decodes for view in views):
+            return None
+        return contract.Fleet(engines=views, links=self._links)
+
+    def missing(self) -> list[str]:
+        """What keeps the fleet from being complete, in words: a role of a model without a healthy engine."""
+        lacks = []
+        for model in sorted({engine.model for engine in self}):
+            mine = [engine for engine in self if engine.model == model]
+            up = {engine.role for engine in mine if engine.state is State.UP}
+            wanted = sorted({engine.role for engine in mine} - up)
+            lacks += [f"{model or 'the fleet'}: no {role} engine is up" for role in wanted]
+        return lacks
+
+    def ready(self) -> bool:
+        """True if every model can be answered (perhaps without remote prefill)."""
+        models = {engine.model for engine in self}
+        return all(any(e.model == model and e.role.decodes and e.state is State.UP for e in self) for model in models)
+
+    def mark(self, engine: Engine, state: State, why: str = "") -> None:
+        """Note that an engine answers, or why it does not; wakes who waits for one."""
+        engine.state, engine.why = state, why
+        if state is State.UP:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait until some engine comes up."""
+        await self._changed.wait()
+
+    def close(self) -> None:
+        for engine in self:
+            engine.pool.close()

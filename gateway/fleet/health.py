@@ -1,0 +1,78 @@
+"""Asks each engine whether it is well, and which models it serves."""
+
+import asyncio
+import logging
+
+import httpx
+import msgspec
+
+from gateway.fleet.engine import Engine, State
+from gateway.fleet.fleet import Fleet
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class _Entry(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+def client(engine: Engine, timeout_s: float) -> httpx.AsyncClient:
+    """A client for control traffic to one engine."""
+    if engine.url.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(uds=engine.url.removeprefix("unix://"))
+        return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout_s)
+    return httpx.AsyncClient(base_url=engine.url, timeout=timeout_s, trust_env=False)
+
+
+async def check(engine: Engine, http: httpx.AsyncClient) -> str:
+    """Ask once. Returns why the engine cannot be used; empty if it can."""
+    try:
+        health = await http.get("/health")
+        if health.status_code != 200:
+            return f"/health answered {health.status_code}"
+        if engine.state is not State.UP:
+            models = msgspec.json.decode((await http.get("/v1/models")).content, type=_Models)
+            engine.served = {msgspec.json.decode(entry, type=_Entry).id: bytes(entry) for entry in models.data}
+            if engine.model and engine.model not in engine.served:
+                return f"serves {', '.join(engine.served) or 'nothing'}, not {engine.model}: check --served-model-name"
+            engine.model = engine.model or next(iter(engine.served), "")
+    except (httpx.HTTPError, msgspec.DecodeError, OSError) as error:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    return ""
+
+
+class Watch:
+    """Health checks of a fleet, one task per engine, until `stop`."""
+
+    def __init__(self, fleet: Fleet, settings: Settings) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._checked = {engine.name: asyncio.Event() for engine in fleet}
+        self._tasks = [asyncio.create_task(self._watch(engine), name=f"health {engine.name}") for engine in fleet]
+
+    async def first_round(self) -> None:
+        """Wait until every engine was asked once."""
+        for checked in self._checked.values():
+            await checked.wait()
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, engine: Engine) -> None:
+        async with client(engine, self._settings.health_timeout_s) as http:
+            while True:
+                why = await check(engine, http)
+                state = State.DOWN if why else State.UP
+                if state is not engine.state:
+                    level = logging.WARNING if why else logging.INFO
+                    log.log(level, "engine %s (%s) is %s%s", engine.name, engine.url, state, why and f": {why}")
+                self._fleet.mark(engine, state, why)
+                self._checked[engine.name].set()
+                await asyncio.sleep(self._settings.health_interval_s)

@@ -1,0 +1,96 @@
+"""`baton serve`: the gateway in front of engines that run already."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer import Option
+
+from engines.fleet import ANY, LEASE_S, FleetError, Role
+from engines.fleet import Fleet as FleetFile
+from gateway.fleet.fleet import Fleet
+from gateway.settings import Effective, Settings, SettingsError
+from gateway.wire.pool import Limits
+from policies.registry import UnknownPolicy
+
+
+def serve(
+    config: Annotated[
+        Path | None, Option("--config", "-c", help="Fleet file (TOML): engines, models, [gateway].")
+    ] = None,
+    prefill: Annotated[list[str] | None, Option(help="URL of a prefill engine; may be repeated.")] = None,
+    decode: Annotated[list[str] | None, Option(help="URL of a decode engine; may be repeated.")] = None,
+    both: Annotated[list[str] | None, Option(help="URL of an engine that does both; may be repeated.")] = None,
+    lease_s: Annotated[
+        float | None, Option(help="The engines' kv_lease_duration, for engines given by URL. [default: 30]")
+    ] = None,
+    host: Annotated[str | None, Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, Option(help="Port to listen on. [default: 8000]")] = None,
+    policy: Annotated[str | None, Option(help="Routing policy. [default: least_loaded]")] = None,
+    otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
+    log_level: Annotated[str | None, Option(help="debug, info, warning or error. [default: info]")] = None,
+    print_config: Annotated[
+        bool, Option("--print-config", help="Show every setting and where it came from; then end.")
+    ] = False,
+) -> None:
+    """Serve an OpenAI-compatible API in front of prefill and decode engines.
+
+    Engines come from a fleet file or from URLs:
+
+        baton serve --prefill http://10.0.0.1:8000 --decode http://10.0.0.2:8000
+
+    Every setting can be given in the file's [gateway] table or as BATON_NAME in the environment too.
+    """
+    flags = {"host": host, "port": port, "policy": policy, "otlp_endpoint": otlp_endpoint, "log_level": log_level}
+    urls = [
+        (role, url)
+        for role, given in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.BOTH, both))
+        for url in given or []
+    ]
+    try:
+        if config is not None and (urls or lease_s is not None):
+            raise FleetError("--config and engine URLs: give one of the two")
+        if print_config and config is None:
+            return _show(Effective.gather(flags, {}))
+        file = FleetFile.load(config) if config is not None else _of_urls(urls, lease_s or LEASE_S)
+        effective = Effective.gather(flags, file.gateway, str(config))
+        if print_config:
+            return _show(effective)
+        settings = effective.settings
+        limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
+        run(Fleet.of(file, limits), settings)
+    except (FleetError, SettingsError, UnknownPolicy) as error:
+        typer.secho(f"baton serve: {error}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def run(fleet: Fleet, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
+    from gateway.app import App
+    from gateway.server import Server, log_to_stderr
+
+    log_to_stderr(settings.log_level)
+    server = Server(App(fleet, settings), settings)
+    server.run()
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:
+    """The fleet file that these URLs would be; each engine is asked for its model. Raises `FleetError`."""
+    if not urls:
+        raise FleetError("no engines: give --prefill URL and --decode URL, --both URL, or --config FILE")
+    roles = [role for role, _ in urls]
+    engines = [
+        {"name": f"{role[0]}{roles[:i].count(role)}", "role": role, "url": url} for i, (role, url) in enumerate(urls)
+    ]
+    return FleetFile.parse({"models": {ANY: {"lease_s": lease_s}}, "engines": engines}, "engine URLs")
+
+
+def _show(effective: Effective) -> None:
+    table = Table("setting", "value", "from", "meaning")
+    for name, field in Settings.model_fields.items():
+        table.add_row(name, str(getattr(effective.settings, name)), effective.origin[name], field.description)
+    Console().print(table)

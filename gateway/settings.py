@@ -1,0 +1,94 @@
+"""Every setting of the gateway: typed, documented, default given once.
+
+Sources, strongest first: command line, environment (`BATON_` + name), table `[gateway]` of the fleet file, defaults.
+"""
+
+import os
+from typing import Any, NamedTuple, Self
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "BATON_"
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names the key, where it came from and the mend."""
+
+
+class Settings(BaseModel):
+    """Settings of `baton serve`. A name's unit is its ending."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, lt=65536, description="port to listen on")
+    policy: str = Field("least_loaded", description="routing policy: an installed name or module:Class")
+
+    max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body; a larger one is refused with 413")
+    max_answer_bytes: int = Field(64 << 20, gt=0, description="largest answer that is not streamed")
+    connections_per_engine: int = Field(1024, gt=0, description="open connections to one engine")
+
+    connect_timeout_s: float = Field(2.0, gt=0, description="until an engine accepts a connection")
+    body_timeout_s: float = Field(30.0, gt=0, description="between two pieces of a client's body")
+    prefill_timeout_s: float = Field(120.0, gt=0, description="until a prefill engine has answered")
+    first_byte_timeout_s: float = Field(300.0, gt=0, description="until the answering engine's first byte")
+    idle_timeout_s: float = Field(120.0, gt=0, description="between two pieces of an engine's answer")
+    engine_wait_s: float = Field(5.0, ge=0, description="how long a request waits while no engine can serve it")
+    drain_s: float = Field(30.0, gt=0, description="how long requests may go on after SIGTERM")
+
+    attempts: int = Field(3, gt=0, description="how often one request is placed, the first time included")
+    lease_margin_s: float = Field(
+        5.0, ge=0, description="transfer parameters are not used in this last part of the prefill engine's lease"
+    )
+
+    health_interval_s: float = Field(1.0, gt=0, description="between two health checks of an engine")
+    health_timeout_s: float = Field(5.0, gt=0, description="until an engine has answered a health check")
+
+    otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for spans, e.g. http://localhost:4318; empty: none")
+    trace_ratio: float = Field(1.0, ge=0, le=1, description="share of requests that start a trace")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+
+
+class Effective(NamedTuple):
+    """Settings as they stand, and where each came from."""
+
+    settings: Settings
+    origin: dict[str, str]
+
+    @classmethod
+    def gather(cls, flags: dict[str, Any], table: dict[str, Any], file: str = "fleet file") -> Self:
+        """Merge flags (None: not given), the environment and the `[gateway]` table. Raises `SettingsError`."""
+        flags = {name: value for name, value in flags.items() if value is not None}
+        for name in table:
+            if name not in Settings.model_fields:
+                known = ", ".join(Settings.model_fields)
+                raise SettingsError(f"{file}: gateway.{name}: unknown key: remove it or use one of {known}")
+
+        class Layers(BaseSettings, Settings):
+            model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+            @classmethod
+            def settings_customise_sources(
+                cls,
+                settings_cls: type[BaseSettings],
+                init_settings: PydanticBaseSettingsSource,
+                env_settings: PydanticBaseSettingsSource,
+                dotenv_settings: PydanticBaseSettingsSource,
+                file_secret_settings: PydanticBaseSettingsSource,
+            ) -> tuple[Any, ...]:
+                return init_settings, env_settings, lambda: table
+
+        environment = {key.upper() for key in os.environ}
+        origin = {}
+        for name in Settings.model_fields:
+            if name in flags:
+                origin[name] = f"--{name.replace('_', '-')}"
+            elif PREFIX + name.upper() in environment:
+                origin[name] = PREFIX + name.upper()
+            else:
+                origin[name] = f"{file} gateway.{name}" if name in table else "default"
+        try:
+            layers = Layers(**flags)
+        except ValidationError as error:
+            wrong = (f"{origin[str(e['loc'][0])]}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+            raise SettingsError("; ".join(wrong)) from None
+        return cls(Settings.model_validate(layers.model_dump()), origin)

@@ -1,0 +1,92 @@
+"""The gateway's Prometheus metrics. Label objects are looked up once per label set, never per chunk.
+
+Names and units follow Prometheus' conventions under one prefix, `baton_`. Labels are bounded: routes, models that an
+engine serves (others are `unknown`), engines, and words from this code or from a policy; never a request's id.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.fleet.engine import State
+from gateway.fleet.fleet import Fleet
+
+_FAST = (0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
+_SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
+
+
+disable_created_metrics()  # a series per counter that nobody reads
+
+
+class Metrics:
+    """All metrics of one gateway process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
+            made = Counter(name, text, labels, registry=self.registry)
+            return lru_cache(4096)(made.labels)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Callable[..., Histogram]:
+            made = Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+            return lru_cache(4096)(made.labels)
+
+        self.requests = counter("baton_requests", "Requests ended.", "route", "model", "outcome")
+        self.ttft = histogram(
+            "baton_time_to_first_token_seconds", "From the request to the first byte of its stream.", _SLOW, "model"
+        )
+        self.itl = histogram(
+            "baton_inter_token_latency_seconds", "Mean time between the events of one stream.", _FAST, "model"
+        )
+        self.duration = histogram(
+            "baton_request_duration_seconds", "From the request to its end.", _SLOW, "route", "model"
+        )
+        self.events = counter("baton_stream_events", "Server-sent events relayed.", "model")
+        self.decision = histogram("baton_decision_seconds", "Time of one placement.", _DECISION, "policy")
+        self.placements = counter("baton_placements", "Placements made.", "policy", "path", "reason")
+        self.policy_errors = counter(
+            "baton_policy_errors", "Placements that fell back to the default.", "policy", "cause"
+        )
+        self.legs = histogram(
+            "baton_leg_seconds", "Prefill: until its answer. Decode: until its first byte.", _SLOW, "leg", "engine"
+        )
+        self.retries = counter("baton_retries", "Legs that failed and what followed.", "leg", "cause")
+        self.transfers = counter("baton_transfers", "KV transfers by what became of their parameters.", "outcome")
+        Info("baton_build", "Version.", registry=self.registry).info({"version": version("baton-gateway")})
+
+    def watch(self, fleet: Fleet) -> None:
+        """Show the fleet's state; read when asked for, so that requests pay nothing for it."""
+        self.registry.register(_FleetState(fleet))
+
+    def render(self) -> bytes:
+        """The text format that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+
+class _FleetState(Collector):
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ["engine", "role", "model"]
+        up = GaugeMetricFamily("baton_engine_up", "1 if requests are sent to the engine.", labels=labels)
+        flight = GaugeMetricFamily("baton_in_flight", "Requests in flight by leg.", labels=["engine", "leg"])
+        tokens = GaugeMetricFamily(
+            "baton_in_flight_tokens", "Prompt tokens in flight by leg.", labels=["engine", "leg"]
+        )
+        connections = GaugeMetricFamily("baton_connections", "Connections by state.", labels=["engine", "state"])
+        for engine in self._fleet:
+            up.add_metric([engine.name, engine.role, engine.model], float(engine.state is State.UP))
+            flight.add_metric([engine.name, "prefill"], engine.prefill_requests)
+            flight.add_metric([engine.name, "decode"], engine.decode_requests)
+            tokens.add_metric([engine.name, "prefill"], engine.prefill_tokens)
+            tokens.add_metric([engine.name, "decode"], engine.decode_tokens)
+            connections.add_metric([engine.name, "idle"], engine.pool.idle)
+            connections.add_metric([engine.name, "busy"], engine.pool.busy)
+        yield from (up, flight, tokens, connections)

@@ -1,0 +1,225 @@
+"""`baton smoke`: requests through a gateway, and what happened to each of them."""
+
+import asyncio
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer import Option
+
+from load.client import Measured, RequestFailed, send
+from load.counters import Pulled
+
+SETTLE_S = 15.0
+"""How long an engine may take to show a transfer in its metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request to try."""
+
+    name: str
+    path: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a sample."""
+
+    sample: Sample
+    measured: Measured
+    pulled: Pulled | None
+    """By the decode engine; None if its metrics cannot be read from here."""
+
+    @property
+    def prefill(self) -> str | None:
+        return self.measured.headers.get("x-baton-prefill")
+
+    @property
+    def decode(self) -> str:
+        return self.measured.headers.get("x-baton-decode", "?")
+
+    @property
+    def wrong(self) -> str:
+        """Why this is not what it should be; empty if it is."""
+        if not self.measured.tokens_out:
+            return "no token came back"
+        if self.prefill is None:
+            return f"it was not split: {self.measured.headers.get('x-baton-reason', 'the gateway did not say why')}"
+        if self.pulled is not None and not (self.pulled.tokens > 0 and self.pulled.bytes > 0):
+            return f"{self.decode} counted no KV from {self.prefill}: it computed the prompt by itself"
+        return ""
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "request": self.sample.name,
+            "prefill": self.prefill,
+            "decode": self.decode,
+            "reason": self.measured.headers.get("x-baton-reason"),
+            "tokens_in": self.measured.tokens_in,
+            "tokens_out": self.measured.tokens_out,
+            "tokens_pulled": self.pulled and self.pulled.tokens,
+            "bytes_pulled": self.pulled and self.pulled.bytes,
+            "prefill_s": self.measured.stage_s("prefill"),
+            "ttft_s": self.measured.ttft_s,
+            "tpot_s": self.measured.tpot_s,
+            "e2e_s": self.measured.e2e_s,
+            "wrong": self.wrong,
+        }
+
+
+def one(model: str) -> list[Sample]:
+    """A short chat, streamed."""
+    question = f"Session {secrets.token_hex(4)}. In one sentence: why is prefill separate from decode?"
+    return [_chat(model, "chat, streamed", question, stream=True)]
+
+
+def varied(model: str) -> list[Sample]:
+    """Chat and completion, streamed and not, short and long, and a prefix that was seen before."""
+    nonce = secrets.token_hex(4)  # so that nothing of it is cached from an earlier run
+    guide = f"Guide {nonce}. " + "A gateway places each request where its keys and values already are. " * 12
+    return [
+        _chat(model, "chat, streamed", f"{nonce}: name three rivers.", stream=True),
+        _chat(model, "chat", f"{nonce}: name three lakes.", stream=False),
+        _completion(model, "completion, streamed", f"{nonce}. Once upon a time, in a data centre,", stream=True),
+        _completion(model, "completion, long", guide + "Summary:", stream=False),
+        _completion(model, "the same start, another end", guide + f"Question {nonce}: why? Answer:", stream=True),
+    ]
+
+
+def _chat(model: str, name: str, content: str, *, stream: bool) -> Sample:
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 32, "stream": stream}
+    return Sample(name, "/v1/chat/completions", body)
+
+
+def _completion(model: str, name: str, prompt: str, *, stream: bool) -> Sample:
+    return Sample(name, "/v1/completions", {"model": model, "prompt": prompt, "max_tokens": 32, "stream": stream})
+
+
+class Smoke:
+    """Sends samples through one gateway and watches its engines' counters."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._urls: dict[str, str] = {}
+
+    async def models(self) -> list[str]:
+        """The models on offer; learns the engines on the way. Raises `RequestFailed`."""
+        try:
+            answer = await self._http.get("/v1/models")
+            report = (await self._http.get("/readyz?verbose")).json()
+            self._urls = {engine["name"]: engine["url"] for engine in report.get("engines", ())}
+            return [entry["id"] for entry in answer.raise_for_status().json()["data"]]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise RequestFailed(
+                f"{self._http.base_url}: {error or type(error).__name__}: is a gateway there?"
+            ) from error
+
+    async def run(self, sample: Sample) -> Result:
+        """Send one sample; waits until the decode engine's counters show it. Raises `RequestFailed`."""
+        before = {name: await Pulled.read(self._http, url) for name, url in self._urls.items()}
+        measured = await send(self._http, sample.path, sample.body)
+        name = measured.headers.get("x-baton-decode", "")
+        start = before.get(name)
+        if start is None or "x-baton-prefill" not in measured.headers:
+            return Result(sample, measured, None)
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            now = await Pulled.read(self._http, self._urls[name])
+            pulled = now - start if now is not None else None
+            if pulled is None or (pulled.tokens > 0 and pulled.bytes > 0) or time.monotonic() > deadline:
+                return Result(sample, measured, pulled)
+            await asyncio.sleep(0.1)
+
+
+def smoke(
+    url: Annotated[str, Option(help="The gateway.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, Option(help="The model to ask. [default: the first that the gateway lists]")] = None,
+    demo: Annotated[bool, Option("--demo", help="Five varied requests, each checked, instead of one.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON, one object per request.")] = False,
+    timeout_s: Annotated[float, Option(help="Per request.")] = 300.0,
+) -> None:
+    """Send a request through a gateway and show where it went and how long each step took.
+
+    Exits with 1 if a request failed, or if the decode engine did not fetch the KV that was computed for it.
+    """
+    raise typer.Exit(asyncio.run(_smoke(url, model, demo, as_json, timeout_s)))
+
+
+async def _smoke(url: str, model: str | None, demo: bool, as_json: bool, timeout_s: float) -> int:
+    console = Console()
+    results: list[Result] = []
+    try:
+        async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False) as http:
+            smoker = Smoke(http)
+            models = await smoker.models()
+            if not models:
+                raise RequestFailed(f"{url}: no engine is up: see {url}/readyz?verbose")
+            for sample in (varied if demo else one)(model or models[0]):
+                result = await smoker.run(sample)
+                results.append(result)
+                if as_json:
+                    typer.echo(json.dumps(result.facts()))
+    except RequestFailed as error:
+        typer.secho(f"baton smoke: {error}", fg="red", err=True)
+        return 1
+    if not as_json:
+        console.print(_table(results) if demo else _story(results[0]))
+    wrong = [f"{result.sample.name}: {result.wrong}" for result in results if result.wrong]
+    for line in wrong:
+        typer.secho(f"baton smoke: {line}", fg="red", err=True)
+    return 1 if wrong else 0
+
+
+def _story(result: Result) -> Table:
+    """One request, step by step."""
+    m = result.measured
+    table = Table("step", "engine", "what happened", title="One request, step by step", title_justify="left")
+    if result.prefill:
+        table.add_row("prefill", result.prefill, f"{m.tokens_in} tokens in {_ms(m.stage_s('prefill'))}")
+        table.add_row("transfer", f"{result.prefill} -> {result.decode}", _moved(result.pulled))
+    table.add_row("decode", result.decode, f"{m.tokens_out} tokens, {_ms(m.tpot_s)} each")
+    table.add_row("client", "", f"TTFT {_ms(m.ttft_s)}, all of it {_ms(m.e2e_s)}")
+    table.add_row("why", "", m.headers.get("x-baton-reason", ""))
+    table.add_row("answer", "", " ".join(m.text.split())[:160])
+    return table
+
+
+def _table(results: list[Result]) -> Table:
+    """The placements of several requests."""
+    table = Table(title="Placements", title_justify="left")
+    for name in ("request", "prefill", "decode", "why"):
+        table.add_column(name)
+    for name in ("in", "out", "pulled", "KV", "TTFT", "E2E"):
+        table.add_column(name, justify="right")
+    for result in results:
+        m = result.measured
+        pulled, moved = (f"{result.pulled.tokens:.0f}", _size(result.pulled.bytes)) if result.pulled else ("?", "?")
+        row = (result.sample.name, result.prefill or "-", result.decode, m.headers.get("x-baton-reason", ""))
+        counts = (str(m.tokens_in), str(m.tokens_out), pulled, moved, _ms(m.ttft_s), _ms(m.e2e_s))
+        table.add_row(*row, *counts)
+    return table
+
+
+def _moved(pulled: Pulled | None) -> str:
+    return (
+        "the engine's metrics cannot be read from here"
+        if pulled is None
+        else (f"{pulled.tokens:.0f} tokens, {_size(pulled.bytes)} of KV")
+    )
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.1f} ms"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
