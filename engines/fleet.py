@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 LEASE_S = 30.0
@@ -213,6 +214,13 @@ class Fleet(_Strict):
     def url(self, engine: Engine) -> str:
         """Where the gateway reaches an engine."""
         return engine.url or f"http://{self.hosts[engine.host].address}:{engine.port}"
+
+    def to_toml(self) -> str:
+        """The fleet as a file that `load` reads back to an equal fleet."""
+        raw = self.model_dump(mode="json", exclude_defaults=True)
+        for table in raw["models"].values():
+            table.pop("name", None)
+        return tomli_w.dumps(raw)
 
     @classmethod
     def parse(cls, raw: dict[str, Any], where: str = "fleet") -> Self:

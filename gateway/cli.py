@@ -21,7 +21,12 @@ def _version(asked: bool) -> None:
 def build(wanted: str | None = None) -> typer.Typer:
     """The command line with every verb, or only with `wanted` if there is a verb of that name."""
     app = typer.Typer(
-        name="baton", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+        name="baton",
+        help=HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode=None,
     )
 
     @app.callback()
@@ -42,3 +47,7 @@ def build(wanted: str | None = None) -> typer.Typer:
 def main() -> None:
     """Entry point of the command."""
     build(sys.argv[1] if len(sys.argv) > 1 else None)()
+
+
+if __name__ == "__main__":
+    main()

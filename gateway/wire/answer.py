@@ -17,8 +17,8 @@ class Answer:
     __slots__ = ("_connection", "_ended", "_release", "headers", "status")
 
     def __init__(self, connection: Connection, release: Callable[[Connection], None]) -> None:
-        self.status = connection.status
-        self.headers = connection.headers
+        self.status = connection.incoming.status
+        self.headers = connection.incoming.headers
         self._connection: Connection | None = connection
         self._release = release
         self._ended = False
@@ -44,7 +44,7 @@ class Answer:
             raise ClosedEarly("the answer was closed", "body", answered=True)
         if connection.pieces:
             return connection.take()
-        if not connection.complete:
+        if not connection.incoming.complete:
             try:
                 await connection.more(idle_s)
             except BaseException:
@@ -54,7 +54,7 @@ class Answer:
                 raise ClosedEarly("the answer was closed", "body", answered=True)
             if connection.pieces:
                 return connection.take()
-            if not connection.complete:
+            if not connection.incoming.complete:
                 self.close()
                 raise connection.surrender()
         self._ended = True

@@ -52,7 +52,5 @@ class Deadline:
         self._armed_for = inf
         if self._at > self._loop.time() + _RESOLUTION_S:
             self.set(self._at)
-            return
-        self._at = inf
-        if self._due is not None:
+        elif self._due is not None:
             self._due()

@@ -1,7 +1,5 @@
 """What can go wrong between us and an engine, typed by what the caller may do about it."""
 
-# the names say what happened
-
 from typing import Literal
 
 Stage = Literal["connect", "send", "head", "first_byte", "body"]

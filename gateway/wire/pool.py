@@ -90,7 +90,7 @@ class Pool:
             if connection.stale:
                 connection = await self._replace(connection, deadline)
                 await connection.send(head, body, bodyless=bodyless, deadline=deadline)
-            if connection.fault is not None:
+            if connection.fault is not None and connection.incoming.in_head:  # else the body tells of it
                 raise connection.surrender()
         except BaseException:
             self._vacate(connection)
@@ -128,7 +128,7 @@ class Pool:
 
     def _vacate(self, connection: Connection | None) -> None:
         """Give a slot back, with the connection in it if it can be used again."""
-        if connection is not None and (not connection.rest() or self._closed):
+        if connection is not None and not connection.rest():
             connection.abort()
             connection = None
         while self._waiting:
@@ -196,7 +196,8 @@ class Pool:
             raise ConnectFailed(f"{url}: {why}", "connect") from error
         finally:
             self._opening.discard(scope)
-        if not connection.usable:
+        if self._closed or not connection.usable:
+            connection.abort()
             raise ConnectFailed(f"{url}: closed as soon as it was open", "connect")
         self.opened += 1
         self._open.add(connection)

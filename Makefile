@@ -1,0 +1,80 @@
+# make up     sets up everything and starts engines and gateway, GPU or not
+# make test   sets up everything and runs all tests, real engines included
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?=
+ARGS ?=
+# Where the CPU build of torch is looked for if the default index does not have it.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+export TORCH_CPU_INDEX
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+ifeq ($(GPU),0)
+ENGINES := $(VENV)/.engines-cpu
+else
+ENGINES := $(VENV)/.engines-gpu
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install up demo test test-fast lint format bench clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.dev $(VENV)/.engines-cpu ## Environment for development, tests and CPU engines
+
+up: $(VENV)/.base $(ENGINES) ## Start engines and gateway; MODEL= chooses the model, ARGS= goes to `baton up`
+	@exec $(BIN)/baton up $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+demo: $(VENV)/.base $(ENGINES) ## The same, then five checked requests and the end
+	@exec $(BIN)/baton demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+test: install test-fast ## All tests; those on real engines take most of the time
+	$(BIN)/pytest -q -m engines --timeout=900 tests/real
+
+test-fast: install ## Tests without real engines
+	$(BIN)/pytest -q
+
+lint: install ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure what relaying costs, and print it
+	$(BIN)/baton load relay --seconds 2
+
+clean: ## Remove the environment and what running left behind
+	rm -rf $(VENV) .baton build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "baton: making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install -q --upgrade pip
+
+$(VENV)/.base: pyproject.toml | $(VENV)/bin/python
+	@echo "baton: installing the gateway"
+	@$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "baton: installing the gateway and the tools for its tests"
+	@$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.engines-cpu: engines/install.py | $(VENV)/bin/python
+	@$(BIN)/python engines/install.py
+	@touch $@
+
+$(VENV)/.engines-gpu: pyproject.toml | $(VENV)/bin/python
+	@echo "baton: installing vllm and nixl (several GB)"
+	@$(BIN)/pip install -q -e '.[engines]'
+	@touch $@

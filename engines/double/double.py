@@ -1,0 +1,341 @@
+"""A double: one engine behind one port, with what a test wants to set, wait for and see."""
+
+import asyncio
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from msgspec import json
+
+from engines.double.app import App
+from engines.double.engine import Engine, Limits
+from engines.double.events import Publisher
+from engines.double.faults import FaultError, Faults
+from engines.double.formats import Ids
+from engines.double.sequence import Sequence
+from engines.double.server import Server
+from engines.double.stats import Stats
+from engines.double.timing import Timing
+from engines.double.transfer import SideChannel
+
+Role = Literal["prefill", "decode", "both"]
+
+_KEPT_REQUESTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as it arrived. Header names are lower case; of a repeated one the last is kept."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body, decoded. Raises `msgspec.DecodeError`."""
+        return json.decode(self.body)
+
+
+class Double:
+    """A stand-in for one vLLM engine on a port of its own; start it with `async with` or `start`.
+
+    `role` says what a fleet uses it for; every double can do everything. `limits` are its fixed sizes (keywords of
+    `Limits` may be given directly: `Double(block_size=32, max_num_seqs=4)`). KV events are off unless `events` is true
+    or a port is given; a port of 0 is any free one, kept over `die` and `revive`.
+    """
+
+    def __init__(
+        self,
+        role: Role = "both",
+        name: str = "double",
+        model: str = "m",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        nixl_port: int = 0,
+        events: bool = False,
+        events_port: int | None = None,
+        replay_port: int | None = None,
+        lease_s: float = 30.0,
+        seed: int = 0,
+        timing: Timing | None = None,
+        faults: Faults | None = None,
+        limits: Limits | None = None,
+        **sizes: Any,
+    ) -> None:
+        self.role: Role = role
+        self.name = name
+        self.model = model
+        self.limits = dataclasses.replace(limits or Limits(), **sizes)
+        self.timing = timing or Timing()
+        self.faults = faults or Faults()
+        self.ids = Ids(hash((seed, *name.encode())))
+        self.requests: deque[Received] = deque(maxlen=_KEPT_REQUESTS)
+        self.server = Server(App(self), host, port)
+        self.host = host
+        self._lease_s = lease_s
+        self._nixl_port = nixl_port
+        self._events_port = 0 if events and events_port is None else events_port
+        self._replay_port = 0 if events and replay_port is None else replay_port
+        self._engine: Engine | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._errands: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Double {self.name} ({self.role}) {self.url} {self._engine}>"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """Where it is reached: `http://host:port`."""
+        return f"http://{self.host}:{self.server.port}"
+
+    @property
+    def engine(self) -> Engine:
+        """The current incarnation. Raises RuntimeError before `start`."""
+        if self._engine is None:
+            raise RuntimeError(f"double {self.name!r} has not been started: use `async with`")
+        return self._engine
+
+    @property
+    def engine_id(self) -> str:
+        """NIXL's engine id; another one after each `revive`."""
+        return self.engine.id
+
+    @property
+    def stats(self) -> Stats:
+        """Counters and gauges of the current incarnation, up to date."""
+        self.engine.measure()
+        return self.engine.stats
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine lives (it may still refuse connections or hang)."""
+        return self._engine is not None and not self._engine.dead
+
+    @property
+    def lease_s(self) -> float:
+        """How long blocks wait for a decode engine, seconds; a change counts for leases that begin later."""
+        return self._lease_s
+
+    @lease_s.setter
+    def lease_s(self, seconds: float) -> None:
+        self._lease_s = seconds
+        if self._engine is not None:
+            self._engine.leases.seconds = seconds
+
+    async def start(self) -> None:
+        """Start an engine and listen; raises OSError if a port is taken."""
+        self._engine = await self._incarnate()
+        await self.server.listen()
+
+    async def close(self) -> None:
+        """Stop everything and give the ports back."""
+        for errand in list(self._errands):
+            errand.cancel()
+        self.server.kill()
+        if self._engine is not None and not self._engine.dead:
+            await self._end_engine()
+        elif self._ending is not None:
+            await self._ending
+        await self.server.close()
+
+    async def _incarnate(self) -> Engine:
+        publisher = None
+        if self._events_port is not None:
+            publisher = Publisher(self.limits.block_size, self._events_port, self._replay_port, self.faults)
+            self._events_port, self._replay_port = publisher.port, publisher.replay_port
+        channel = SideChannel(self.host, self._nixl_port)
+        engine = Engine(
+            f"{self.ids.next(8)}-{self.name}",
+            self.limits,
+            self.timing,
+            self.faults,
+            lease_s=self._lease_s,
+            channel=channel,
+            publisher=publisher,
+            on_death=self._died,
+        )
+        await channel.open(engine)
+        self._nixl_port = channel.port
+        return engine
+
+    async def _end_engine(self) -> None:
+        engine = self.engine
+        await engine.close()
+        await engine.channel.close()
+        if engine.publisher is not None:
+            await engine.publisher.close()
+
+    # Faults that are events rather than states.
+
+    def _died(self) -> None:
+        self.server.kill()
+        self._ending = asyncio.get_running_loop().create_task(self._end_engine())
+
+    async def die(self) -> None:
+        """The process ends: connections drop, the ports refuse, the KV cache and the leases are gone."""
+        self.engine.die()
+        if self._ending is not None:
+            await self._ending
+
+    async def died(self) -> None:
+        """Wait until the engine has died."""
+        await self.engine.until(lambda _: self.engine.dead)
+        if self._ending is not None:
+            await self._ending
+
+    async def revive(self) -> None:
+        """Start again on the same ports: a new engine id, an empty cache, counters at zero."""
+        await self.die()
+        self._ending = None
+        await self.start()
+
+    async def refuse(self, refuse: bool = True) -> None:
+        """Refuse new connections, or accept them again."""
+        self.faults.refuse = refuse
+        if refuse:
+            self.server.refuse()
+        elif self.alive:
+            await self.server.listen()
+
+    # What a test waits for.
+
+    async def until(self, condition: Callable[[Stats], bool]) -> None:
+        """Wait until the counters satisfy `condition`."""
+        await self.engine.until(condition)
+
+    async def idle(self) -> None:
+        """Wait until no sequence runs, waits or loads."""
+        await self.engine.until(lambda stats: not stats.busy)
+
+    async def busy(self, count: int = 1) -> None:
+        """Wait until at least `count` sequences are in the engine."""
+        await self.engine.until(lambda stats: stats.busy >= count)
+
+    async def unleased(self) -> None:
+        """Wait until no blocks are kept for a decode engine."""
+        await self.engine.until(lambda _: not self.engine.leases)
+
+    def expire_leases(self) -> int:
+        """End all leases now, as if their time had passed; returns how many there were."""
+        return self.engine.leases.expire()
+
+    async def request(self, count: int = 1) -> Received:
+        """Wait until `count` requests have been received in all (and are still kept); returns the last of them."""
+        while len(self.requests) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self.requests[count - 1]
+
+    # Called by the app.
+
+    def received(self, method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+        """Keep a request for whoever asks what was sent."""
+        self.requests.append(Received(method, path, headers, body))
+        self._arrived.set()
+
+    def hand_over(self, sequences: Many[Sequence], api: str) -> dict[str, Any] | None:
+        """The transfer parameters of an answer: the first prompt's on completions, else the last child's."""
+        chosen = sequences[0] if api == "completions" else sequences[-1]
+        params = chosen.answer_params
+        if params is None or self.faults.drop_params:
+            return None
+        return {key: value for key, value in params.items() if key not in self.faults.omit_params}
+
+    def control(self, orders: Mapping[str, Any]) -> dict[str, Any]:
+        """`POST /double/control`: `{"faults": {..}, "timing": {..}, "lease_s": 5, "do": "heal|die|revive|expire"}`.
+
+        Answers with the state that follows. Orders that end or refuse connections are carried out after the answer.
+        Raises `FaultError`.
+        """
+        unknown = set(orders) - {"faults", "timing", "lease_s", "do"}
+        if unknown:
+            raise FaultError(f"unknown order {sorted(unknown)}: use faults, timing, lease_s or do")
+        for name, value in orders.get("timing", {}).items():
+            if not hasattr(self.timing, name) or not isinstance(value, int | float):
+                raise FaultError(f"unknown timing {name!r} or value {value!r}")
+        refused = self.faults.refuse
+        self.faults.set(**orders.get("faults", {}))
+        for name, value in orders.get("timing", {}).items():
+            setattr(self.timing, name, float(value))
+        if "lease_s" in orders:
+            self.lease_s = float(orders["lease_s"])
+        self._do(orders.get("do"))
+        if self.faults.refuse != refused:
+            self._later(self.refuse(self.faults.refuse))
+        return {
+            "name": self.name,
+            "role": self.role,
+            "engine_id": self.engine_id,
+            "lease_s": self.lease_s,
+            "faults": {k: v for k, v in dataclasses.asdict(self.faults).items() if not k.startswith("_")},
+            "timing": dataclasses.asdict(self.timing),
+            "running": self.stats.running,
+            "waiting": self.stats.waiting,
+        }
+
+    def _do(self, order: Any) -> None:
+        if order == "heal":
+            self.faults.heal()
+        elif order == "expire":
+            self.expire_leases()
+        elif order == "die":
+            self._later(self.die())
+        elif order == "revive":
+            self._later(self.revive())
+        elif order is not None:
+            raise FaultError(f"unknown order {order!r}: use heal, expire, die or revive")
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(_after_answer(work))
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+
+async def _after_answer(work: Coroutine[Any, Any, None]) -> None:
+    await asyncio.sleep(0.05)
+    await work
+
+
+class Doubles:
+    """A fleet of doubles: `async with Doubles(prefill=2, decode=2) as fleet: fleet.prefill[0].url`."""
+
+    def __init__(self, prefill: int = 0, decode: int = 0, both: int = 0, **settings: Any) -> None:
+        def some(role: Role, letter: str, count: int) -> list[Double]:
+            return [Double(role, f"{letter}{at}", **settings) for at in range(count)]
+
+        self.prefill = some("prefill", "p", prefill)
+        self.decode = some("decode", "d", decode)
+        self.both = some("both", "b", both)
+
+    @property
+    def all(self) -> list[Double]:
+        return [*self.prefill, *self.decode, *self.both]
+
+    async def __aenter__(self) -> Self:
+        try:
+            for double in self.all:
+                await double.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(double.close() for double in self.all), return_exceptions=True)
+
+    async def idle(self) -> None:
+        """Wait until none has work."""
+        await asyncio.gather(*(double.idle() for double in self.all))

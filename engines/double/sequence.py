@@ -1,0 +1,87 @@
+"""One sequence that the engine works on: its prompt, what was generated, and whoever waits for that."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from engines.double import pool
+from engines.double.kv import Tape
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request may say about its answer. Temperature and the like change nothing on the double."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_ids: frozenset[int] = frozenset()
+    forced: tuple[int, ...] | None = None
+    """the answer is these tokens (structured output)"""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """State of one sequence in the engine. `fresh` holds the tokens nobody has taken yet."""
+
+    id: str
+    prompt: list[int]
+    sampling: Sampling
+    tape: Tape
+    index: int = 0
+    salt: str | None = None
+    params: dict[str, Any] | None = None
+    """kv_transfer_params, changed by the engine as it uses them"""
+    tokens: list[int] = field(default_factory=list)
+    names: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    external_tokens: int = 0
+    created_tokens: int = 0
+    preempted: bool = False
+    answer_params: dict[str, Any] | None = None
+    finish: str | None = None
+    stop_reason: int | None = None
+    fresh: list[int] = field(default_factory=list)
+    arrived_s: float = 0.0
+    last_token_s: float = 0.0
+    _waiter: asyncio.Future[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+        self.extend_names()
+
+    @property
+    def outputs(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    def extend_names(self) -> None:
+        """Name the blocks that the tokens fill by now."""
+        size = self.tape.size
+        for start in range(len(self.names) * size, len(self.tokens) - size + 1, size):
+            parent = self.names[-1] if self.names else pool.root(self.salt)
+            self.names.append(pool.chain(parent, self.tokens[start : start + size]))
+
+    def emit(self, token: int) -> None:
+        self.tokens.append(token)
+        self.fresh.append(token)
+        self._wake()
+
+    def end(self, reason: str, stop_reason: int | None = None) -> None:
+        self.finish = reason
+        self.stop_reason = stop_reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+            self._waiter = None
+
+    async def next(self) -> list[int]:
+        """The tokens generated since the last call; waits for one or for the end. One caller at a time."""
+        if not self.fresh and self.finish is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        fresh, self.fresh = self.fresh, []
+        return fresh

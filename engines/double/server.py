@@ -1,0 +1,104 @@
+"""One listening port with uvicorn's HTTP protocol on the running loop: closed, refused and killed at will.
+
+uvicorn's own `Server` owns signals and a ticking main loop; a process with hundreds of doubles wants neither.
+"""
+
+import asyncio
+import socket
+from email.utils import formatdate
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+_STOP_S = 5.0
+
+
+class Server:
+    """Serves an ASGI app on `host:port` (0: any, and the same one again after `stop`)."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        self._config = uvicorn.Config(
+            app, host, port, lifespan="off", ws="none", http="httptools", log_config=None, access_log=False
+        )
+        self._config.load()
+        self._state = ServerState()
+        try:
+            self._socket = _bound(host, port)
+        except OSError as error:
+            raise OSError(f"cannot serve a double on {host}:{port}: {error.strerror}: choose another port") from error
+        self.port: int = self._socket.getsockname()[1]
+        self._server: asyncio.Server | None = None
+        self._clock: asyncio.TimerHandle | None = None
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._state.connections)
+
+    async def listen(self) -> None:
+        """Accept connections; nothing if it does already."""
+        if self._server is not None:
+            return
+        loop = asyncio.get_running_loop()
+        protocol: Any = self._config.http_protocol_class
+
+        def connected() -> asyncio.Protocol:
+            made: asyncio.Protocol = protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            return made
+
+        self._server = await loop.create_server(connected, sock=self._socket.dup(), backlog=2048)
+        self._tick()
+
+    def refuse(self) -> None:
+        """New connections are refused; the port stays ours and the open connections stay open."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            # Shutting the socket down ends its listening but not its binding (Linux): `listen` can start again.
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def drop(self, client: tuple[str, int]) -> None:
+        """Close one client's connection after what has been written to it, whatever is still to come."""
+        for connection in self._state.connections:
+            transport = getattr(connection, "transport", None)
+            if transport is not None and getattr(connection, "client", None) == tuple(client):
+                transport.close()
+
+    def kill(self) -> None:
+        """Refuse, and drop every open connection at once (RST or EOF, whatever is on the way is lost)."""
+        self.refuse()
+        for connection in list(self._state.connections):
+            if (transport := getattr(connection, "transport", None)) is not None:
+                transport.abort()
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+    async def close(self) -> None:
+        """Kill, wait for the handlers to end, and give the port back."""
+        self.kill()
+        if self._state.tasks:
+            await asyncio.wait(list(self._state.tasks), timeout=_STOP_S)
+        self._socket.close()
+
+    def _tick(self) -> None:
+        """Keep the `date` header right; uvicorn's server does it in its main loop."""
+        date = formatdate(usegmt=True).encode()
+        self._state.default_headers = [(b"date", date), (b"server", b"uvicorn")]
+        self._clock = asyncio.get_running_loop().call_later(1.0, self._tick)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket bound to the port by number, even to a free one: only such a port outlives a `shutdown` (Linux)."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        if not port:
+            with made:
+                return _bound(host, made.getsockname()[1])
+    except OSError:
+        made.close()
+        raise
+    return made

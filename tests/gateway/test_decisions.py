@@ -1,0 +1,133 @@
+"""Bookings come back exactly once; verdicts never keep what failed; streams keep their bytes and whole events."""
+
+import itertools
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from engines.fleet import Role
+from gateway.dispatch.relay import HELD_LIMIT, Cut, Tally, relay
+from gateway.dispatch.verdict import Cause, Leg, judge
+from gateway.fleet.booking import Booking
+from gateway.fleet.engine import Engine
+from gateway.wire.errors import ClosedEarly
+
+
+class Bookings(RuleBasedStateMachine):
+    """Any interleaving of bookings and their ends, against a plain count."""
+
+    bookings = Bundle("bookings")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engines = [Engine(f"e{i}", f"http://127.0.0.1:{i + 1}", Role.BOTH) for i in range(3)]
+        self.open: dict[Booking, tuple[Engine, Engine, int]] = {}
+        self.prefilling: set[Booking] = set()
+
+    @rule(target=bookings, prefill=st.none() | st.integers(0, 2), decode=st.integers(0, 2), tokens=st.integers(0, 9))
+    def book(self, prefill: int | None, decode: int, tokens: int) -> Booking:
+        source = None if prefill is None else self.engines[prefill]
+        booking = Booking(source, self.engines[decode], tokens)
+        self.open[booking] = (source or self.engines[decode], self.engines[decode], tokens)
+        self.prefilling.add(booking)
+        return booking
+
+    @rule(booking=bookings)
+    def prefilled(self, booking: Booking) -> None:
+        booking.prefilled()
+        self.prefilling.discard(booking)
+
+    @rule(booking=bookings)
+    def release(self, booking: Booking) -> None:
+        booking.release()
+        self.open.pop(booking, None)
+        self.prefilling.discard(booking)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        for engine in self.engines:
+            prefills = [t for b, (p, _, t) in self.open.items() if p is engine and b in self.prefilling]
+            decodes = [t for _, d, t in self.open.values() if d is engine]
+            assert (engine.prefill_requests, engine.prefill_tokens) == (len(prefills), sum(prefills))
+            assert (engine.decode_requests, engine.decode_tokens) == (len(decodes), sum(decodes))
+
+
+TestBookings = Bookings.TestCase
+
+
+@pytest.mark.parametrize("cause", get_args(Cause))
+@pytest.mark.parametrize("leg", Leg)
+@pytest.mark.parametrize("remote", [True, False])
+def test_the_next_attempt_is_never_the_same_again(leg: Leg, cause: Cause, remote: bool) -> None:
+    verdict = judge(leg, cause, remote)
+    assert verdict.avoid_prefill or verdict.avoid_decode or verdict.whole
+
+
+class Source:
+    """An answer that comes in given pieces, then ends or breaks."""
+
+    def __init__(self, pieces: list[bytes], breaks: bool = False) -> None:
+        self.pieces = pieces
+        self.breaks = breaks
+
+    async def chunk(self, idle_s: float) -> bytes:
+        if self.pieces:
+            return self.pieces.pop(0)
+        if self.breaks:
+            raise ClosedEarly("gone", "body", answered=True)
+        return b""
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(i % (len(data) + 1) for i in at)})
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
+
+
+EVENTS = st.lists(st.binary(min_size=1, max_size=20).filter(lambda e: b"\n" not in e), min_size=1, max_size=8)
+
+
+@given(events=EVENTS, at=st.lists(st.integers(0, 400)))
+async def test_a_stream_keeps_its_bytes_and_leaves_in_whole_events(events: list[bytes], at: list[int]) -> None:
+    data = b"".join(b"data: " + event + b"\n\n" for event in events)
+    first, *rest = cut(data, at)
+    sent: list[bytes] = []
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    tally = Tally()
+    await relay(Source(rest), first, send, 1.0, tally)  # type: ignore[arg-type]
+    assert b"".join(sent) == data
+    assert all(piece.endswith(b"\n\n") for piece in sent)
+    assert tally.events == len(events)
+
+
+@given(events=EVENTS, at=st.lists(st.integers(0, 400)), lost=st.integers(1, 30))
+async def test_a_cut_stream_ends_with_a_whole_event(events: list[bytes], at: list[int], lost: int) -> None:
+    data = b"".join(b"data: " + event + b"\n\n" for event in events)
+    received = data[:-lost]
+    sent: list[bytes] = []
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    pieces = cut(received, at) or [b""]
+    with pytest.raises(Cut):
+        await relay(Source(pieces[1:], breaks=True), pieces[0] or b"\n\n", send, 1.0, Tally())  # type: ignore[arg-type]
+    delivered = b"".join(sent)
+    assert delivered in (b"\n\n", received[: received.rfind(b"\n\n") + 2] if b"\n\n" in received else b"")
+
+
+async def test_a_huge_event_is_not_held_back_for_ever() -> None:
+    sent: list[bytes] = []
+
+    async def send(piece: bytes) -> None:
+        sent.append(piece)
+
+    pieces = [b"x" * (HELD_LIMIT // 2)] * 8
+    await relay(Source(pieces[1:]), pieces[0], send, 1.0, Tally())  # type: ignore[arg-type]
+    assert b"".join(sent) == b"x" * (HELD_LIMIT * 4)
+    assert len(sent) >= 4
