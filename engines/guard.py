@@ -1,14 +1,17 @@
 """Runs one command and sees to it that nothing of it outlives whoever asked for it. Standard library only.
 
-    python -SE guard.py --parent PID --grace SECONDS -- COMMAND [ARGUMENT ...]
+    python -SE guard.py --parent PID [--grace SECONDS] [--leftover SECONDS] -- COMMAND [ARGUMENT ...]
 
 A guard stands between `baton up` and each engine, because an engine is a tree of processes. It is a subreaper: a
 process of the tree that loses its parent becomes the guard's child, so the guard can always find the whole tree.
+It is two processes that do the same, one below the other: whichever is killed, the other ends the tree. (One alone
+would not do: vLLM's EngineCore does not notice the death of the server that started it.)
 
 - The command ends: what is left of its tree is ended, and the guard exits with the command's status (128 + signal).
 - SIGTERM, SIGINT or SIGHUP, or the parent dies (even by SIGKILL): the command is asked to end; after the grace, or at a
   second signal, or at SIGQUIT at once, the whole tree is killed.
-- The guard itself is killed: the kernel kills the command (PR_SET_PDEATHSIG), see prctl(2).
+- The outer guard is killed: the inner one has lost its parent, as above. The inner one is killed: the kernel kills the
+  command, and what it leaves behind becomes the outer one's (PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)).
 """
 
 import argparse
@@ -22,7 +25,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ASK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WATCHED = {*ASK, signal.SIGQUIT, signal.SIGCHLD}
-LEFTOVER_GRACE_S = 2.0
+GRACE_S = 10.0
+"""From asking a command to end until it is killed."""
+LEFTOVER_S = 2.0
+"""For what a command leaves behind, such as vLLM's resource tracker, which removes its shared memory when it ends."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -70,80 +76,84 @@ def send(pids: list[int], what: signal.Signals) -> None:
             continue
 
 
-def reap(main: int) -> int | None:
-    """Collect every ended child; the exit status of `main` if it was among them."""
+def reap(main: int) -> tuple[int | None, bool]:
+    """Collect every ended child. Returns the exit status of `main` if it was among them, and if any child is left."""
     status = None
     while True:
         try:
             pid, raw = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return status
+            return status, False
         if pid == 0:
-            return status
+            return status, True
         if pid == main:
             code = os.waitstatus_to_exitcode(raw)
             status = code if code >= 0 else 128 - code
 
 
-def end_tree(main: int, grace_s: float) -> None:
-    """Ask every descendant to end, then kill until there is none."""
-    me = os.getpid()
+def end_tree(grace_s: float) -> None:
+    """Give every descendant `grace_s` to end by itself, then kill until there is none. SIGQUIT cuts the grace short.
+
+    Who has no child has no descendant, since orphans come to us.
+    """
     deadline = time.monotonic() + grace_s
-    if grace_s > 0:
-        send(descendants(me), signal.SIGTERM)
-    while left := descendants(me):
+    while reap(0)[1]:
         if time.monotonic() >= deadline:
-            send(left, signal.SIGKILL)
-        signal.sigtimedwait({signal.SIGCHLD}, 0.05)
-        reap(main)
-    reap(main)
+            send(descendants(os.getpid()), signal.SIGKILL)
+        got = signal.sigtimedwait({signal.SIGCHLD, signal.SIGQUIT}, 0.05)
+        if got is not None and got.si_signo == signal.SIGQUIT:
+            deadline = 0.0
 
 
-def guard(command: list[str], parent: int, grace_s: float) -> int:
-    """Run `command` to its end; returns the exit status."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    die_with_parent(parent, signal.SIGTERM)
-    become_subreaper()
-    me = os.getpid()
-    main = os.fork()
-    if main == 0:
-        os.setsid()
-        die_with_parent(me, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-        try:
-            os.execvp(command[0], command)
-        except OSError as error:
-            sys.stderr.write(f"guard: {command[0]}: {error}\n")
-            os._exit(127)
+def watch(main: int, grace_s: float, leftover_s: float) -> int:
+    """Stay with the child `main` until it ends or we are told to end; then end the rest. Returns the exit status."""
     deadline = None
-    status = None
-    while status is None:
-        wait_s = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
-        got = signal.sigtimedwait(WATCHED, wait_s)
-        status = reap(main)
+    while True:
+        left_s = 3600.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        got = signal.sigtimedwait(WATCHED, left_s)
+        status, _ = reap(main)
         if status is not None:
-            break
-        if got is None and deadline is None:
+            end_tree(leftover_s)
+            return status
+        told = got.si_signo if got is not None else None
+        if told == signal.SIGCHLD or (told is None and deadline is None):
             continue
-        if got is not None and got.si_signo == signal.SIGCHLD:
-            continue
-        if got is not None and got.si_signo in ASK and deadline is None:
+        if told in ASK and deadline is None:
             deadline = time.monotonic() + grace_s
             send([main], signal.SIGTERM)
-        else:  # the grace is over, or we were told twice
-            end_tree(main, 0.0)
+        else:  # the grace is over, we were told twice, or to end at once
+            end_tree(0.0)
             return 128 + signal.SIGKILL
-    end_tree(main, LEFTOVER_GRACE_S)
-    return status
+
+
+def guard(command: list[str], parent: int, grace_s: float = GRACE_S, leftover_s: float = LEFTOVER_S) -> int:
+    """Run `command` to its end under two guards; returns the exit status."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    for more_s in (leftover_s + 1.0, 0.0):  # the outer guard leaves the inner one time to end its tree
+        die_with_parent(parent, signal.SIGTERM)
+        become_subreaper()
+        parent = os.getpid()
+        child = os.fork()
+        if child != 0:
+            return watch(child, grace_s + more_s, leftover_s)
+    os.setsid()
+    die_with_parent(parent, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.stderr.write(f"guard: {command[0]}: {error}\n")
+        os._exit(127)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run a command that leaves nothing behind.")
     parser.add_argument("--parent", type=int, required=True)
-    parser.add_argument("--grace", type=float, default=10.0)
+    parser.add_argument("--grace", type=float, default=GRACE_S)
+    parser.add_argument("--leftover", type=float, default=LEFTOVER_S)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    return guard(options.command, options.parent, options.grace)
+    return guard(options.command, options.parent, options.grace, options.leftover)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def create(name: str) -> Policy:
         module, _, attribute = name.partition(":")
         try:
             made = getattr(import_module(module), attribute)()
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError) as error:
             raise UnknownPolicy(f"policy {name!r}: {error}: give module:Class that can be imported") from error
     else:
         raise UnknownPolicy(f"policy {name!r} is not installed: use one of {', '.join(names())}, or module:Class")

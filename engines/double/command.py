@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated
 
 import typer
+import uvloop
 
 from engines.double.double import Double, Role
 from engines.double.engine import Limits
@@ -40,26 +41,25 @@ def double(
         decode_a_s=decode_ms / 1e3,
         transfer_bytes_per_s=transfer_gbps * 1e9 / 8,
     )
+    doubles = [
+        Double(
+            role,
+            f"{role[0]}{at}",
+            model,
+            host=host,
+            port=port + at,
+            events=events,
+            lease_s=lease_s,
+            seed=at,
+            timing=timing,
+            limits=limits,
+        )
+        for at, role in enumerate(roles)
+    ]
     try:
-        doubles = [
-            Double(
-                role,
-                f"{role[0]}{at}",
-                model,
-                host=host,
-                port=port + at,
-                events=events,
-                lease_s=lease_s,
-                seed=at,
-                timing=timing,
-                limits=limits,
-            )
-            for at, role in enumerate(roles)
-        ]
+        uvloop.run(_serve(doubles))
     except OSError as error:
         raise typer.BadParameter(str(error)) from None
-    try:
-        asyncio.run(_serve(doubles))
     except KeyboardInterrupt:
         typer.echo("stopped")
 

@@ -79,15 +79,15 @@ class Double:
         self.host = host
         self._lease_s = lease_s
         self._nixl_port = nixl_port
-        self._events_port = 0 if events and events_port is None else events_port
-        self._replay_port = 0 if events and replay_port is None else replay_port
+        self._endpoint = _endpoint(0 if events and events_port is None else events_port)
+        self._replay_endpoint = _endpoint(0 if events and replay_port is None else replay_port)
         self._engine: Engine | None = None
         self._ending: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Double {self.name} ({self.role}) {self.url} {self._engine}>"
+        return f"<Double {self.name} ({self.role}) {self.host}:{self.server.port} {self._engine}>"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -98,7 +98,9 @@ class Double:
 
     @property
     def url(self) -> str:
-        """Where it is reached: `http://host:port`."""
+        """Where it is reached: `http://host:port`. Raises RuntimeError before a free port has been found."""
+        if not self.server.port:
+            raise RuntimeError(f"double {self.name!r} has no port yet: start it first, or give it a port")
         return f"http://{self.host}:{self.server.port}"
 
     @property
@@ -136,8 +138,13 @@ class Double:
             self._engine.leases.seconds = seconds
 
     async def start(self) -> None:
-        """Start an engine and listen; raises OSError if a port is taken."""
-        self._engine = await self._incarnate()
+        """Listen and start an engine. Raises OSError, and leaves nothing behind, if a port is taken."""
+        self.server.bind()
+        try:
+            self._engine = await self._incarnate()
+        except BaseException:
+            await self.server.close()
+            raise
         await self.server.listen()
 
     async def close(self) -> None:
@@ -146,16 +153,16 @@ class Double:
             errand.cancel()
         self.server.kill()
         if self._engine is not None and not self._engine.dead:
-            await self._end_engine()
+            await self._end_engine(self._engine)
         elif self._ending is not None:
             await self._ending
         await self.server.close()
 
     async def _incarnate(self) -> Engine:
         publisher = None
-        if self._events_port is not None:
-            publisher = Publisher(self.limits.block_size, self._events_port, self._replay_port, self.faults)
-            self._events_port, self._replay_port = publisher.port, publisher.replay_port
+        if self._endpoint is not None:
+            publisher = Publisher(self.limits.block_size, self._endpoint, self._replay_endpoint, self.faults)
+            self._endpoint, self._replay_endpoint = publisher.endpoint, publisher.replay_endpoint
         channel = SideChannel(self.host, self._nixl_port)
         engine = Engine(
             f"{self.ids.next(8)}-{self.name}",
@@ -167,12 +174,16 @@ class Double:
             publisher=publisher,
             on_death=self._died,
         )
-        await channel.open(engine)
+        try:
+            await channel.open(engine)
+        except BaseException:
+            await self._end_engine(engine)
+            raise
         self._nixl_port = channel.port
         return engine
 
-    async def _end_engine(self) -> None:
-        engine = self.engine
+    @staticmethod
+    async def _end_engine(engine: Engine) -> None:
         await engine.close()
         await engine.channel.close()
         if engine.publisher is not None:
@@ -182,7 +193,7 @@ class Double:
 
     def _died(self) -> None:
         self.server.kill()
-        self._ending = asyncio.get_running_loop().create_task(self._end_engine())
+        self._ending = asyncio.get_running_loop().create_task(self._end_engine(self.engine))
 
     async def die(self) -> None:
         """The process ends: connections drop, the ports refuse, the KV cache and the leases are gone."""
@@ -263,6 +274,8 @@ class Double:
         unknown = set(orders) - {"faults", "timing", "lease_s", "do"}
         if unknown:
             raise FaultError(f"unknown order {sorted(unknown)}: use faults, timing, lease_s or do")
+        if orders.get("do") not in (None, "heal", "expire", "die", "revive"):
+            raise FaultError(f"unknown order {orders['do']!r}: use heal, expire, die or revive")
         for name, value in orders.get("timing", {}).items():
             if not hasattr(self.timing, name) or not isinstance(value, int | float):
                 raise FaultError(f"unknown timing {name!r} or value {value!r}")
@@ -295,13 +308,17 @@ class Double:
             self._later(self.die())
         elif order == "revive":
             self._later(self.revive())
-        elif order is not None:
-            raise FaultError(f"unknown order {order!r}: use heal, expire, die or revive")
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(_after_answer(work))
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+
+
+def _endpoint(port: int | None) -> str | None:
+    if port is None:
+        return None
+    return f"tcp://*:{port}" if port else "tcp://127.0.0.1:*"
 
 
 async def _after_answer(work: Coroutine[Any, Any, None]) -> None:

@@ -52,11 +52,12 @@ class Batch(msgspec.Struct, array_like=True, omit_defaults=True):
 class Publisher:
     """Publishes what a pool's prefix cache stores and forgets; `flush` makes one batch of it (one engine step).
 
-    A port of 0 is any port. Batches that `faults.lose_events` takes are numbered and kept for replay but never sent.
+    Endpoints are to bind, as vLLM's `tcp://*:5557`; a port of `*` is any free one, and `endpoint` then says which.
+    Batches that `faults.lose_events` takes are numbered and kept for replay but never sent.
     """
 
     def __init__(
-        self, block_size: int, port: int, replay_port: int | None, faults: Faults, topic: str = "kv-events"
+        self, block_size: int, endpoint: str, replay_endpoint: str | None, faults: Faults, topic: str = "kv-events"
     ) -> None:
         self._faults = faults
         self._size = block_size
@@ -68,16 +69,13 @@ class Publisher:
         context = Context.instance()
         self._pub = context.socket(SocketType.PUB)
         self._pub.set_hwm(_HIGH_WATER)
-        self.endpoint = _bind(self._pub, port)
-        self.port = _port(self._pub)
+        self.endpoint = _bind(self._pub, endpoint)
         self._replay: Any = None
         self._answering: asyncio.Task[None] | None = None
         self.replay_endpoint: str | None = None
-        self.replay_port: int | None = None
-        if replay_port is not None:
+        if replay_endpoint is not None:
             self._replay = zmq_asyncio.Context.shadow(context).socket(SocketType.ROUTER)
-            self.replay_endpoint = _bind(self._replay, replay_port)
-            self.replay_port = _port(self._replay)
+            self.replay_endpoint = _bind(self._replay, replay_endpoint)
             self._answering = asyncio.get_running_loop().create_task(self._answer())
 
     def source(self) -> dict[str, Any]:
@@ -137,11 +135,10 @@ class Publisher:
         self._pub.close(linger=0)
 
 
-def _bind(socket: Any, port: int) -> str:
-    endpoint = f"tcp://*:{port}" if port else "tcp://127.0.0.1:*"
+def _bind(socket: Any, endpoint: str) -> str:
+    """Bind, and the endpoint with the port that it got."""
     socket.bind(endpoint)
-    return endpoint if port else f"tcp://127.0.0.1:{_port(socket)}"
-
-
-def _port(socket: Any) -> int:
-    return int(socket.getsockopt_string(SocketOption.LAST_ENDPOINT).rpartition(":")[2])
+    if not endpoint.endswith(":*"):
+        return endpoint
+    bound: str = socket.getsockopt_string(SocketOption.LAST_ENDPOINT)
+    return bound

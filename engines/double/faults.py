@@ -46,7 +46,7 @@ class Faults:
     mute_heartbeats: bool = False
     """as a decode engine: never extend a lease"""
     seed: int = 0
-    _random: random.Random = field(default_factory=lambda: random.Random(0), repr=False)
+    _random: random.Random = field(default_factory=lambda: random.Random(0), repr=False, compare=False)
 
     def set(self, **values: Any) -> None:
         """Change some faults at once. Raises `FaultError`, and changes nothing, if a name or a type is wrong."""

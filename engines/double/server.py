@@ -23,11 +23,8 @@ class Server:
         )
         self._config.load()
         self._state = ServerState()
-        try:
-            self._socket = _bound(host, port)
-        except OSError as error:
-            raise OSError(f"cannot serve a double on {host}:{port}: {error.strerror}: choose another port") from error
-        self.port: int = self._socket.getsockname()[1]
+        self.port = port
+        self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._clock: asyncio.TimerHandle | None = None
 
@@ -36,10 +33,18 @@ class Server:
         """Open connections."""
         return len(self._state.connections)
 
+    def bind(self) -> socket.socket:
+        """Take the port, still refusing connections; nothing if it is ours. Raises OSError if it is taken."""
+        if self._socket is None:
+            self._socket = _bound(self._config.host, self.port)
+            self.port = self._socket.getsockname()[1]
+        return self._socket
+
     async def listen(self) -> None:
-        """Accept connections; nothing if it does already."""
+        """Accept connections; nothing if it does already. Raises OSError if the port is taken."""
         if self._server is not None:
             return
+        bound = self.bind()
         loop = asyncio.get_running_loop()
         protocol: Any = self._config.http_protocol_class
 
@@ -47,12 +52,12 @@ class Server:
             made: asyncio.Protocol = protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
             return made
 
-        self._server = await loop.create_server(connected, sock=self._socket.dup(), backlog=2048)
+        self._server = await loop.create_server(connected, sock=bound.dup(), backlog=2048)
         self._tick()
 
     def refuse(self) -> None:
         """New connections are refused; the port stays ours and the open connections stay open."""
-        if self._server is not None:
+        if self._server is not None and self._socket is not None:
             self._server.close()
             self._server = None
             # Shutting the socket down ends its listening but not its binding (Linux): `listen` can start again.
@@ -80,7 +85,9 @@ class Server:
         self.kill()
         if self._state.tasks:
             await asyncio.wait(list(self._state.tasks), timeout=_STOP_S)
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _tick(self) -> None:
         """Keep the `date` header right; uvicorn's server does it in its main loop."""
@@ -91,14 +98,15 @@ class Server:
 
 def _bound(host: str, port: int) -> socket.socket:
     """A socket bound to the port by number, even to a free one: only such a port outlives a `shutdown` (Linux)."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only with the proto
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
         if not port:
             with made:
                 return _bound(host, made.getsockname()[1])
-    except OSError:
+    except OSError as error:
         made.close()
-        raise
+        raise OSError(f"cannot serve a double on {host}:{port}: {error.strerror}: choose another port") from error
     return made

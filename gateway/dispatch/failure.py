@@ -2,7 +2,7 @@
 
 from gateway.dispatch.exchange import Headers
 from gateway.dispatch.verdict import Cause, Leg
-from gateway.wire.errors import BadAnswer, ClosedEarly, ConnectFailed, TimedOut, WireError
+from gateway.wire.errors import BadAnswer, ClosedEarly, ConnectFailed, TimedOut, WentStale, WireError
 
 
 class LegFailed(Exception):
@@ -30,6 +30,8 @@ class Reply:
 def cause_of(error: WireError) -> Cause:
     """The word for a failure of the wire."""
     match error:
+        case WentStale():
+            return "stale"
         case ConnectFailed():
             return "refused"
         case TimedOut():

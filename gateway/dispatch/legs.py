@@ -32,7 +32,7 @@ async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Transfer:
     start = time.perf_counter()
     try:
         body = nixl_pull.prefill_body(x.api, x.fields)
-        reply = await _call(x, Leg.PREFILL, engine, body, settings, settings.prefill_timeout_s, span)
+        reply = await _call(x, Leg.PREFILL, engine, body, settings, settings.prefill_timeout_s, span, remote=False)
         if reply.status != 200:
             raise LegFailed(Leg.PREFILL, engine.name, cause_of_status(reply.status), f"status {reply.status}")
         now = asyncio.get_running_loop().time()
@@ -80,7 +80,8 @@ async def decode(
         if x.stream:
             opened = await _open(x, engine, body, settings, first_byte_s, transfer is not None, span)
         else:
-            opened = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span)
+            remote = transfer is not None
+            opened = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span, remote)
             if expiry is not None and not await expiry.in_time():
                 raise LegFailed(Leg.DECODE, engine.name, "late", "blocks expired on the prefill engine meanwhile")
     finally:
@@ -94,12 +95,19 @@ async def decode(
 
 
 async def _call(
-    x: Exchange, leg: Leg, engine: Engine, body: bytes, settings: Settings, first_byte_s: float, span: Span
+    x: Exchange,
+    leg: Leg,
+    engine: Engine,
+    body: bytes,
+    settings: Settings,
+    first_byte_s: float,
+    span: Span,
+    remote: bool,
 ) -> Reply:
-    """One request with its whole answer."""
+    """One request with its whole answer; one that carries transfer parameters (`remote`) is sent once at most."""
     try:
         answer = await engine.pool.request(
-            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s
+            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s, twice=not remote
         )
         try:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)
@@ -119,7 +127,7 @@ async def _open(
     answer = None
     try:
         answer = await engine.pool.request(
-            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s
+            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s, twice=not remote
         )
         if answer.status != 200:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal
 
-Cause = Literal["refused", "closed", "timeout", "bad_answer", "rejected", "overloaded", "error", "incomplete", "late"]
-"""refused: no connection. closed, timeout, bad_answer: while answering. rejected: 4xx. overloaded: 429 or 503.
-error: another 5xx. incomplete: no usable transfer parameters. late: the transfer may have come after the lease."""
+Cause = Literal[
+    "refused", "stale", "closed", "timeout", "bad_answer", "rejected", "overloaded", "error", "incomplete", "late"
+]
+"""refused: no connection. stale: a kept connection was gone before any answer. closed, timeout, bad_answer: while
+answering. rejected: 4xx. overloaded: 429 or 503. error: another 5xx. incomplete: no usable transfer parameters. late: the transfer may have come after the lease."""
 
 
 class Leg(Enum):
@@ -29,6 +31,8 @@ def judge(leg: Leg, cause: Cause, remote: bool) -> Verdict:
 
     Transfer parameters are never used again: whoever comes next prefills afresh.
     """
+    if cause == "stale":
+        return Verdict()  # says nothing about the engine
     if leg is Leg.PREFILL:
         if cause == "rejected":
             return Verdict(whole="the prefill engine rejected it")  # the decode engine judges the original body

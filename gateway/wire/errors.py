@@ -24,6 +24,10 @@ class ClosedEarly(WireError):
     """The connection closed before the answer was complete."""
 
 
+class WentStale(ClosedEarly):
+    """A kept connection was closed before it answered anything, and the request was not to be sent twice."""
+
+
 class TimedOut(WireError):
     """A deadline passed; `stage` says which. At `connect` nothing was sent."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.wire.answer import Answer
 from gateway.wire.connection import Connection
 from gateway.wire.endpoint import Endpoint
-from gateway.wire.errors import ClosedEarly, ConnectFailed, TimedOut
+from gateway.wire.errors import ClosedEarly, ConnectFailed, TimedOut, WentStale
 from gateway.wire.head import render
 
 
@@ -73,13 +73,15 @@ class Pool:
         body: bytes = b"",
         *,
         first_byte_s: float,
+        twice: bool = True,
     ) -> Answer:
         """Send a request and return when the head of its answer is here.
 
         `headers` are sent as they are, Host and Content-Length are added. `first_byte_s` (seconds) counts from the
         call: waiting for a connection, opening it, sending, and the head. A kept connection that turns out to be closed
-        before it answered anything is replaced by a fresh one, once. Raises a `WireError`, or `ValueError` for a head
-        that cannot be sent. Cancelling closes the connection at once.
+        before it answered anything is replaced by a fresh one, once; if the request must not be sent `twice`,
+        `WentStale` is raised instead. Raises a `WireError`, or `ValueError` for a head that cannot be sent. Cancelling
+        closes the connection at once.
         """
         head = render(method, target, self._endpoint.host, headers, len(body))
         bodyless = method == "HEAD"
@@ -87,6 +89,8 @@ class Pool:
         connection = self._reuse() or await self._obtain(deadline)
         try:
             await connection.send(head, body, bodyless=bodyless, deadline=deadline)
+            if connection.stale and not twice:
+                raise WentStale(f"{self._endpoint.url}: closed a kept connection", "first_byte")
             if connection.stale:
                 connection = await self._replace(connection, deadline)
                 await connection.send(head, body, bodyless=bodyless, deadline=deadline)

@@ -32,15 +32,13 @@ BODIES: list[tuple[str, Any, str, str | None]] = [
     (
         CHAT,
         {"model": "m"},
-        INVALID
-        + "{'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required', 'input': '<dict of 1 items>'}",
+        INVALID + "{'type': 'missing', 'loc': 'body.messages', 'msg': 'Field required', 'input': '<dict of 1 items>'}",
         "body.messages",
     ),
     (
         CHAT,
         {"model": "m", "messages": "x"},
-        INVALID
-        + "{'type': 'list_type', 'loc': 'body.messages', 'msg': 'Input should be a valid list', 'input': 'x'}",
+        INVALID + "{'type': 'list_type', 'loc': 'body.messages', 'msg': 'Input should be a valid list', 'input': 'x'}",
         "body.messages",
     ),
     (
@@ -224,9 +222,7 @@ async def test_an_unknown_model(client: Client, double: Double, path: str) -> No
     response = await client.post(double, body, path)
     assert response.status_code == 404
     message = "The model `zz` does not exist. Valid aliases: m."
-    assert response.json() == {
-        "error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
-    }
+    assert response.json() == {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}
 
 
 async def test_messages_have_their_own_shape(client: Client, double: Double) -> None:
@@ -256,7 +252,12 @@ async def test_messages_have_their_own_shape(client: Client, double: Double) -> 
             "1 validation error:\n  {'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'}",
             "body",
         ),
-        (b"{}", "text/plain", "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed", None),
+        (
+            b"{}",
+            "text/plain",
+            "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed",
+            None,
+        ),
     ],
 )
 async def test_a_body_that_is_no_json(

@@ -303,9 +303,9 @@ async def test_a_lease_ends_by_itself(client: Client) -> None:
 
 
 async def test_heartbeats_keep_the_lease_while_the_decode_engine_is_full(client: Client, d: Double) -> None:
-    async with Double("prefill", lease_s=0.3) as p, Double("decode", max_num_seqs=1, lease_s=0.3) as d:
-        d.timing.decode_a_s = 0.05
-        first = asyncio.create_task(client.say(d, chat("long", 20)))
+    async with Double("prefill", lease_s=0.24) as p, Double("decode", max_num_seqs=1, lease_s=0.24) as d:
+        d.timing.decode_a_s = 0.02
+        first = asyncio.create_task(client.say(d, chat("long", 25)))
         await d.until(lambda stats: stats.running == 1)
         params = await client.prefill(p, chat())
         assert await client.say(d, chat(kv_transfer_params=params)) == await truth(client, chat())
@@ -316,8 +316,8 @@ async def test_heartbeats_keep_the_lease_while_the_decode_engine_is_full(client:
 async def test_without_heartbeats_the_same_wait_outlives_the_lease(client: Client) -> None:
     async with Double("prefill", lease_s=0.1) as p, Double("decode", max_num_seqs=1, lease_s=0.1) as d:
         d.faults.mute_heartbeats = True
-        d.timing.decode_a_s = 0.05
-        first = asyncio.create_task(client.say(d, chat("long", 20)))
+        d.timing.decode_a_s = 0.02
+        first = asyncio.create_task(client.say(d, chat("long", 25)))
         await d.until(lambda stats: stats.running == 1)
         params = await client.prefill(p, chat())
         await client.say(d, chat(kv_transfer_params=params))
@@ -331,5 +331,7 @@ async def test_given_ids_replace_the_messages_on_both_legs(client: Client, p: Do
     leg = await client.post(p, chat("hi", 1, kv_transfer_params=params, return_token_ids=True))
     assert leg.json()["usage"]["prompt_tokens"] == 50
     assert leg.json()["prompt_token_ids"] == ids
-    got = await client.say(d, chat("hi", kv_transfer_params={**leg.json()["kv_transfer_params"], "prompt_token_ids": ids}))
+    got = await client.say(
+        d, chat("hi", kv_transfer_params={**leg.json()["kv_transfer_params"], "prompt_token_ids": ids})
+    )
     assert got == await truth(client, chat("hi", kv_transfer_params={"prompt_token_ids": ids}))

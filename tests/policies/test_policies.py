@@ -1,0 +1,101 @@
+"""The first policies: valid on every fleet, fair, and true to their names."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.contract import Engine, Fleet, Nonsense, Placement, Policy, Request, check
+from policies.least_loaded import LeastLoaded
+from policies.registry import UnknownPolicy, create, names
+from policies.round_robin import RoundRobin
+
+LOAD = st.integers(0, 50)
+FLEETS = (
+    st.lists(st.tuples(st.sampled_from(["prefill", "decode", "both"]), LOAD, LOAD, LOAD, LOAD), min_size=1, max_size=8)
+    .filter(lambda rows: any(row[0] != "prefill" for row in rows))
+    .map(
+        lambda rows: Fleet(
+            engines=tuple(
+                Engine(
+                    name=f"e{i}",
+                    role=role,  # type: ignore[arg-type]
+                    prefill_requests=a,
+                    prefill_tokens=b,
+                    decode_requests=c,
+                    decode_tokens=d,
+                )
+                for i, (role, a, b, c, d) in enumerate(rows)
+            )
+        )
+    )
+)
+REQUESTS = st.builds(Request, model=st.just("m"), prompt_tokens=st.integers(0, 100), whole=st.sampled_from(["", "n"]))
+
+
+@pytest.mark.parametrize("name", names())
+@given(fleet=FLEETS, request_=REQUESTS)
+def test_every_placement_can_be_carried_out(name: str, fleet: Fleet, request_: Request) -> None:
+    policy = create(name)
+    for _ in range(3):
+        placement = check(policy.place(request_, fleet), request_, fleet)
+        others = [e for e in fleet.prefillers if e.name != placement.decode]
+        assert (placement.prefill is None) == (bool(request_.whole) or not others)
+        assert placement.reason
+
+
+@given(fleet=FLEETS)
+def test_least_loaded_takes_the_least_loaded(fleet: Fleet) -> None:
+    placement = LeastLoaded().place(Request(model="m", prompt_tokens=1), fleet)
+    by_name = {engine.name: engine for engine in fleet.engines}
+    busy = {e.name: e.decode_requests + e.prefill_requests for e in fleet.decoders}
+    assert busy[placement.decode] == min(busy.values())
+    if placement.prefill:
+        queue = [e.prefill_tokens + e.prefill_requests for e in fleet.prefillers if e.name != placement.decode]
+        chosen = by_name[placement.prefill]
+        assert chosen.prefill_tokens + chosen.prefill_requests == min(queue)
+
+
+def test_ties_are_spread() -> None:
+    fleet = Fleet(engines=tuple(Engine(name=f"d{i}", role="decode") for i in range(4)))
+    policy = LeastLoaded(seed=1)
+    chosen = Counter(policy.place(Request(model="m", prompt_tokens=1), fleet).decode for _ in range(400))
+    assert len(chosen) == 4
+    assert min(chosen.values()) > 60
+
+
+def test_round_robin_takes_turns_in_each_pool() -> None:
+    engines = [Engine(name=f"p{i}", role="prefill") for i in range(2)] + [
+        Engine(name=f"d{i}", role="decode") for i in range(3)
+    ]
+    fleet, policy = Fleet(engines=tuple(engines)), RoundRobin()
+    placed = [policy.place(Request(model="m", prompt_tokens=1), fleet) for _ in range(6)]
+    assert [p.prefill for p in placed] == ["p0", "p1"] * 3
+    assert [p.decode for p in placed] == ["d0", "d1", "d2"] * 2
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        (None, "not a Placement"),
+        (Placement(decode="p", reason=""), "not one of the decoders"),
+        (Placement(decode="d", prefill="d", reason=""), "both 'd'"),
+        (Placement(decode="d", prefill="x", reason=""), "not one of the prefillers"),
+    ],
+)
+def test_nonsense_is_named(placement: object, words: str) -> None:
+    fleet = Fleet(engines=(Engine(name="p", role="prefill"), Engine(name="d", role="decode")))
+    with pytest.raises(Nonsense, match=words):
+        check(placement, Request(model="m", prompt_tokens=1), fleet)
+    with pytest.raises(Nonsense, match="must stay whole"):
+        check(Placement(decode="d", prefill="p", reason=""), Request(model="m", prompt_tokens=1, whole="n"), fleet)
+
+
+def test_the_registry_names_what_there_is() -> None:
+    assert {"round_robin", "least_loaded"} <= set(names())
+    assert isinstance(create("policies.round_robin:RoundRobin"), Policy)
+    with pytest.raises(UnknownPolicy, match="least_loaded"):
+        create("nothing")
+    with pytest.raises(UnknownPolicy, match="no method place"):
+        create("builtins:dict")
