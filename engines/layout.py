@@ -19,26 +19,49 @@ SHARED_GPU = 0.42
 """Share of the memory that each of two engines on one GPU takes."""
 
 
+TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+"""For models whose tool calls look as Qwen's do; without it vLLM refuses `tools` in requests."""
+
+EXACT = ("--dtype", "float32")
+"""With bfloat16 the likeliest two tokens are often within rounding, and equal prompts then differ by batch shape."""
+
+
 def gpus() -> list[int]:
     """Indices of the NVIDIA GPUs that this process may use; empty without a driver."""
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+            ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return []
-    found = [int(line) for line in listed.stdout.split()]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return found
-    wanted = [part.strip() for part in visible.split(",")]
-    return [index for index in found if str(index) in wanted]
+    return visible(listed.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(listed: str, wanted: str | None) -> list[int]:
+    """Indices that `CUDA_VISIBLE_DEVICES` leaves of nvidia-smi's `index, uuid` lines, in its order.
+
+    As the driver reads it: numbers or the beginnings of UUIDs, all before the first that matches no GPU.
+    """
+    rows = [tuple(part.strip() for part in line.split(",")) for line in listed.splitlines() if "," in line]
+    if wanted is None:
+        return [int(index) for index, _ in rows]
+    found: list[int] = []
+    for name in (part.strip() for part in wanted.split(",")):
+        match = [int(index) for index, uuid in rows if name and (index == name or uuid.startswith(name))]
+        if not match:
+            break
+        found += match[:1]
+    return found
 
 
 def free_ports(first: int = 8101) -> Iterator[int]:
     """Ports that nobody listens on now, from `first` upwards."""
     for port in range(first, 65536):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("0.0.0.0", port))
             except OSError:
@@ -49,8 +72,8 @@ def free_ports(first: int = 8101) -> Iterator[int]:
 def on_cpu(model: Path, ports: Iterator[int]) -> Fleet:
     """One prefill and one decode engine on the CPU."""
     engines = [_engine(name, role, ports, device="cpu") for name, role in (("p0", "prefill"), ("d0", "decode"))]
-    settings = {"path": str(model), "block_size": 32, "max_model_len": 2048, "lease_s": CPU_LEASE_S}
-    return Fleet.parse({"models": {model.name: settings}, "engines": engines}, "layout")
+    settings = {"path": str(model), "block_size": 32, "max_model_len": 4096, "lease_s": CPU_LEASE_S}
+    return Fleet.parse({"models": {model.name: {**settings, "args": [*EXACT, *TOOLS]}}, "engines": engines}, "layout")
 
 
 def on_gpus(gpus: Sequence[int], model: str, ports: Iterator[int]) -> Fleet:
@@ -67,7 +90,8 @@ def on_gpus(gpus: Sequence[int], model: str, ports: Iterator[int]) -> Fleet:
         half = len(gpus) // 2
         engines = [_engine(f"p{i}", "prefill", ports, gpus=[gpu]) for i, gpu in enumerate(gpus[:half])]
         engines += [_engine(f"d{i}", "decode", ports, gpus=[gpu]) for i, gpu in enumerate(gpus[half:])]
-    return Fleet.parse({"models": {model: {"path": model}}, "engines": engines}, "layout")
+    args = TOOLS if model == GPU_MODEL else ()
+    return Fleet.parse({"models": {model: {"path": model, "args": list(args)}}, "engines": engines}, "layout")
 
 
 def _engine(name: str, role: str, ports: Iterator[int], **more: Any) -> dict[str, Any]:

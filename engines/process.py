@@ -1,20 +1,25 @@
-"""One process that we started, under its guard, with its log in a file."""
+"""One process that we started, under its guard, with its log in a file.
+
+The kernel tells a guard when the *thread* that started it ends (PR_SET_PDEATHSIG), so start
+processes from the main one.
+"""
 
 import asyncio
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 GUARD = str(Path(__file__).with_name("guard.py"))
 
 
 class Process:
-    """A command and everything below it. `name` is how people call it."""
+    """A command and everything below it. `name` is how people call it; without `log` it writes where we write."""
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path, grace_s: float = 10.0
+        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path | None, grace_s: float = 10.0
     ) -> None:
         self.name = name
         self.log = log
@@ -25,9 +30,12 @@ class Process:
 
     async def start(self) -> None:
         """Start it; its output goes to `log`, which is begun anew."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         guard = [sys.executable, "-SE", GUARD, "--parent", str(os.getpid()), "--grace", str(self._grace_s), "--"]
-        with self.log.open("wb") as out:
+        with ExitStack() as files:
+            out = None
+            if self.log is not None:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+                out = files.enter_context(self.log.open("wb"))
             self._guard = await asyncio.create_subprocess_exec(
                 *guard,
                 *self._command,
@@ -63,8 +71,10 @@ class Process:
         """Its exit status, once it and everything below it has ended."""
         return await self._guard.wait() if self._guard else 0
 
-    def tail(self, lines: int = 15) -> str:
+    def tail(self, lines: int = 20) -> str:
         """The end of its log."""
+        if self.log is None:
+            return ""
         try:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         except OSError:

@@ -21,13 +21,15 @@ class ProcessEnded(Exception):
         super().__init__(f"{process.name} ended with status {status}; the end of its log, {process.log}:\n{tail}")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Service:
     """A process that answers HTTP when it is ready."""
 
     process: Process
     health: str
     """URL that answers 200 when it is."""
+    after: Sequence["Service"] = ()
+    """What must be ready before this is started."""
     ready: bool = False
     started_s: float = 0.0
     took_s: float = 0.0
@@ -35,7 +37,11 @@ class Service:
     @property
     def stage(self) -> str:
         """What it is doing, for a person."""
-        return "ready" if self.ready else stage(self.process.log)
+        if self.ready:
+            return "ready"
+        if not self.started_s:
+            return f"waiting for {', '.join(other.process.name for other in self.after if not other.ready)}"
+        return stage(self.process.log) if self.process.log else ""
 
 
 class Supervisor:
@@ -45,17 +51,20 @@ class Supervisor:
         self.services: list[Service] = []
 
     async def start(self, services: Sequence[Service], shown: Callable[[], None]) -> None:
-        """Start services together and wait until all are ready; calls `shown` about twice a second meanwhile.
+        """Start each service when those it comes after are ready; returns when all are.
 
-        Raises `ProcessEnded` as soon as any service, old or new, ends.
+        Calls `shown` about twice a second meanwhile. Raises `ProcessEnded` as soon as any service, old or new, ends.
         """
-        for service in services:
-            self.services.append(service)
-            service.started_s = time.monotonic()
-            await service.process.start()
+        waiting = list(services)
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
             while not all(service.ready for service in services):
-                await asyncio.gather(*(self._ask(http, service) for service in services if not service.ready))
+                for service in [s for s in waiting if all(other.ready for other in s.after)]:
+                    waiting.remove(service)
+                    self.services.append(service)
+                    service.started_s = time.monotonic()
+                    await service.process.start()
+                started = [service for service in services if service.started_s and not service.ready]
+                await asyncio.gather(*(self._ask(http, service) for service in started))
                 await self.check()
                 shown()
                 await asyncio.sleep(0 if all(service.ready for service in services) else POLL_S)
@@ -84,12 +93,14 @@ class Supervisor:
         await self.check()
 
     async def stop(self) -> None:
-        """End all services, the last started first: the gateway drains while its engines still answer."""
-        for service in reversed(self.services):
-            service.process.stop()
-            if service is self.services[-1]:
-                await service.process.wait()
-        await asyncio.gather(*(service.process.wait() for service in self.services))
+        """End all services, each when those that came after it have ended: the gateway drains while engines answer."""
+        left = list(self.services)
+        while left:
+            last = [service for service in left if not any(service in other.after for other in left)]
+            for service in last:
+                service.process.stop()
+            await asyncio.gather(*(service.process.wait() for service in last))
+            left = [service for service in left if service not in last]
 
     def kill(self) -> None:
         """End all services now."""

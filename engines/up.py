@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +13,9 @@ from rich.console import Console
 from typer import Option
 
 from engines import layout
+from engines.checks import CannotStart, alone, ports_are_free, to_start
 from engines.console import Board
 from engines.fleet import Fleet, FleetError
-from engines.guard import become_subreaper
 from engines.process import Process
 from engines.supervisor import ProcessEnded, Service, Supervisor
 from engines.tiny_model import make_tiny_model
@@ -30,10 +29,6 @@ FleetFile = Annotated[Path | None, Option("--fleet", help="Fleet file (TOML). [d
 ModelName = Annotated[str | None, Option("--model", help="Model to serve: hub id or folder. [default: a small one]")]
 Host = Annotated[str, Option(help="Address of the gateway.")]
 Port = Annotated[int, Option(help="Port of the gateway.")]
-
-
-class CannotStart(Exception):
-    """Something is missing or in the way; the message says what to do."""
 
 
 def up(
@@ -79,17 +74,16 @@ class Session:
         """Start, show, and wait; the exit status. Raises `CannotStart`, `FleetError`, `ProcessEnded`."""
         host, port = self._address
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        _must_be_free(port)
         fleet = await asyncio.to_thread(self._lay)
+        ports_are_free(fleet, host, port)
         file = _write(fleet)
-        self._board.say(f"{len(fleet.engines)} engines; logs are in {STATE / 'logs'}")
-        engines = [_engine(fleet, engine.name) for engine in fleet.engines if engine.managed]
-        with self._board.watching(engines) as shown:
-            await self.supervisor.start(engines, shown)
+        engines = _engines(fleet)
+        self._board.say(f"Starting {len(engines)} engines and the gateway; logs are in {STATE / 'logs'}")
         command = [*BATON, "serve", "--config", str(file), "--host", host, "--port", str(port)]
-        gateway = [Service(Process("gateway", command, {}, STATE / "logs" / "gateway.log"), f"{url}/readyz")]
-        with self._board.watching(gateway) as shown:
-            await self.supervisor.start(gateway, shown)
+        process = Process("gateway", command, {}, STATE / "logs" / "gateway.log", grace_s=5.0)
+        services = [*engines, Service(process, f"{url}/readyz", after=engines)]
+        with self._board.watching(services) as shown:
+            await self.supervisor.start(services, shown)
         self.ready = True
         self._board.ready(url, next(iter(fleet.models)))
         status = await self._sample(url) if self._smoke else 0
@@ -120,20 +114,31 @@ class Session:
         return layout.on_cpu(folder, ports)
 
     async def _sample(self, url: str) -> int:
+        """Run the sample's requests, which print what they saw; the exit status. Raises `ProcessEnded`."""
         assert self._smoke is not None
-        process = await asyncio.create_subprocess_exec(*self._smoke, "--url", url)
+        smoke = Process("smoke", [*self._smoke, "--url", url], {}, log=None, grace_s=1.0)
+        await smoke.start()
+        watch = asyncio.create_task(self.supervisor.watch())
+        done = asyncio.create_task(smoke.wait())
         try:
-            return await process.wait()
+            await asyncio.wait((watch, done), return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                await watch
+            return await done
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            watch.cancel()
+            smoke.stop()
+            await smoke.wait()
 
 
 def run(session: Session) -> int:
     """Run a session under signals: the first ends it in order, the second at once. Returns the exit status."""
-    become_subreaper()
-    return asyncio.run(_under_signals(session))
+    try:
+        with alone(STATE):
+            return asyncio.run(_under_signals(session))
+    except CannotStart as error:
+        typer.secho(f"baton: {error}", fg="red", err=True)
+        return 1
 
 
 async def _under_signals(session: Session) -> int:
@@ -156,31 +161,31 @@ async def _under_signals(session: Session) -> int:
     except asyncio.CancelledError:
         typer.echo("\nbaton: ending everything; Ctrl-C again ends it at once", err=True)
         return 0 if session.ready else 130
-    except (CannotStart, FleetError, ProcessEnded) as error:
+    except (FleetError, ProcessEnded) as error:
         typer.secho(f"baton: {error}", fg="red", err=True)
         return 1
     finally:
         await session.supervisor.stop()
 
 
-def _engine(fleet: Fleet, name: str) -> Service:
-    engine = next(engine for engine in fleet.engines if engine.name == name)
-    command, env = launch(fleet, engine)
-    return Service(Process(name, command, env, STATE / "logs" / f"{name}.log"), f"{fleet.url(engine)}/health")
+def _engines(fleet: Fleet) -> list[Service]:
+    """The engines of this machine; those that share a GPU start one after another.
 
-
-def _must_be_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise CannotStart(f"port {port} is taken: stop what listens there, or choose another with --port") from None
+    vLLM measures the GPU's free memory while it starts, and gives up if a neighbour changes it meanwhile.
+    """
+    services: list[Service] = []
+    last_on: dict[int, Service] = {}
+    for engine in to_start(fleet):
+        command, env = launch(fleet, engine, os.environ.get("PYTHONPATH", ""))
+        process = Process(engine.name, command, env, STATE / "logs" / f"{engine.name}.log")
+        before = [last_on[gpu] for gpu in engine.gpus if gpu in last_on]
+        services.append(Service(process, f"{fleet.url(engine)}/health", after=before))
+        last_on |= dict.fromkeys(engine.gpus, services[-1])
+    return services
 
 
 def _write(fleet: Fleet) -> Path:
     """The fleet as it was started, for the gateway and for whoever wants to read it."""
-    STATE.mkdir(parents=True, exist_ok=True)
     path = STATE / "fleet.toml"
     path.write_text(fleet.to_toml())
     return path

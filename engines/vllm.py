@@ -5,6 +5,8 @@ looks for a distribution of exactly that name.
 """
 
 import json
+import math
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,9 +38,12 @@ ON_CPU = {
 """Several engines on the cores of one machine, KV over loopback."""
 
 
-def launch(fleet: Fleet, engine: Engine) -> tuple[list[str], dict[str, str]]:
-    """The command that starts `engine` and what it adds to the environment. `engine` must be managed."""
-    return command(fleet, engine), environment(fleet, engine)
+def launch(fleet: Fleet, engine: Engine, pythonpath: str = "") -> tuple[list[str], dict[str, str]]:
+    """The command that starts `engine` and what it adds to the environment. `engine` must be managed.
+
+    `pythonpath` is the PYTHONPATH that the environment has already; it is kept.
+    """
+    return command(fleet, engine), environment(fleet, engine, pythonpath)
 
 
 def command(fleet: Fleet, engine: Engine) -> list[str]:
@@ -64,12 +69,12 @@ def command(fleet: Fleet, engine: Engine) -> list[str]:
     return [*argv, *model.args, *engine.args]
 
 
-def environment(fleet: Fleet, engine: Engine) -> dict[str, str]:
+def environment(fleet: Fleet, engine: Engine, pythonpath: str = "") -> dict[str, str]:
     """Environment variables that the engine needs beside those of its parent."""
     model = fleet.models[engine.model]
     env = dict(EVERYWHERE)
     if engine.device == "cpu":
-        env |= {**ON_CPU, "PYTHONPATH": CPU_SITE}
+        env |= {**ON_CPU, "PYTHONPATH": os.pathsep.join(filter(None, (CPU_SITE, pythonpath)))}
     elif engine.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, engine.gpus))
     if Path(model.path).is_dir():
@@ -84,7 +89,7 @@ def _transfer(engine: Engine, lease_s: float) -> Mapping[str, object]:
     config: dict[str, object] = {
         "kv_connector": "NixlConnector",
         "kv_role": KV_ROLES[engine.role],
-        "kv_connector_extra_config": {"kv_lease_duration": int(lease_s)},
+        "kv_connector_extra_config": {"kv_lease_duration": math.ceil(lease_s)},  # never less than the gateway counts on
     }
     if engine.device == "cpu":
         config["kv_buffer_device"] = "cpu"

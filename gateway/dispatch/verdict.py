@@ -8,7 +8,8 @@ Cause = Literal[
     "refused", "stale", "closed", "timeout", "bad_answer", "rejected", "overloaded", "error", "incomplete", "late"
 ]
 """refused: no connection. stale: a kept connection was gone before any answer. closed, timeout, bad_answer: while
-answering. rejected: 4xx. overloaded: 429 or 503. error: another 5xx. incomplete: no usable transfer parameters. late: the transfer may have come after the lease."""
+answering. rejected: 4xx. overloaded: 429 or 503. error: another 5xx. incomplete: no usable transfer parameters.
+late: the transfer may have come after the lease."""
 
 
 class Leg(Enum):

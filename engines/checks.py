@@ -1,0 +1,73 @@
+"""What must hold before anything is started: nobody else runs in this folder, and the ports are free."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engines.fleet import Engine, Fleet
+
+
+class CannotStart(Exception):
+    """Something is missing or in the way; the message says what to do."""
+
+
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Hold the folder of logs and fleet file for one `baton up`. Raises `CannotStart` if another holds it.
+
+    The kernel drops the lock with its holder, however that ends.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotStart(
+                f"another `baton up` (process {file.read() or '?'}) runs in {state.resolve()}: "
+                "stop it, or set BATON_STATE_DIR to another folder"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_here(address: str) -> bool:
+    """True if `address` (or a name that resolves to it) belongs to this machine."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def to_start(fleet: Fleet) -> list[Engine]:
+    """The engines that this machine is to start, in the order of the file."""
+    return [e for e in fleet.engines if e.managed and is_here(fleet.hosts[e.host].address)]
+
+
+def ports_are_free(fleet: Fleet, host: str, port: int) -> None:
+    """Raises `CannotStart` if something listens where the gateway or an engine is to."""
+    _must_be_free(host, port, "--port: choose another for the gateway")
+    for engine in to_start(fleet):
+        for key, taken in engine.ports():
+            if taken == port:
+                raise CannotStart(f"port {port} is engines.{engine.name}.{key}: choose another with --port")
+            address = fleet.hosts[engine.host].address
+            _must_be_free(address, taken, f"engines.{engine.name}.{key}: choose another in the fleet file")
+
+
+def _must_be_free(host: str, port: int, mend: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closed connections do not count
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            raise CannotStart(f"port {port} needs privileges; {mend}") from None
+        except OSError as error:
+            raise CannotStart(f"port {port} on {host}: {error.strerror}; stop what listens there, or {mend}") from None

@@ -1,0 +1,95 @@
+"""Real vLLM engines on the CPU: one prefills, one decodes, one does it all and judges; a gateway."""
+
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from engines.fleet import Fleet
+from engines.layout import free_ports, on_cpu
+from engines.process import Process
+from engines.supervisor import Service, Supervisor
+from engines.tiny_model import make_tiny_model
+from engines.vllm import launch
+from load.counters import Pulled
+
+BLOCK = 32
+BLOCK_BYTES = 2 * 2 * 2 * 32 * 2 * BLOCK
+"""Of the tiny model: layers x (K, V) x KV heads x head dimension x bf16 x tokens."""
+
+
+@dataclass
+class Real:
+    """Running engines and gateway."""
+
+    model: str
+    gateway: httpx.AsyncClient
+    judge: httpx.AsyncClient
+    prefill_url: str
+    decode_url: str
+
+    async def pulled(self) -> Pulled:
+        """What the decode engine has fetched so far."""
+        found = await Pulled.read(self.gateway, self.decode_url)
+        assert found is not None
+        return found
+
+    async def pulled_since(self, before: Pulled, tokens: int) -> Pulled:
+        """What it has fetched since, once its metrics show `tokens`; fails if they show more or never do."""
+        now = before
+        for _ in range(200):
+            now = await self.pulled()
+            if (now - before).tokens >= tokens:
+                break
+        return now - before
+
+    async def well(self) -> None:
+        """A fresh prompt is split, and answered as the judge does."""
+        body = {
+            "model": self.model,
+            "prompt": "Are you still well, all of you, after this?",
+            "max_tokens": 8,
+            "temperature": 0,
+        }
+        answer = await self.gateway.post("/v1/completions", json=body, headers={"x-baton-facts": "1"})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-baton-prefill"] == "p0"
+        right = await self.judge.post("/v1/completions", json=body)
+        assert answer.json()["choices"] == right.json()["choices"]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
+    folder = tmp_path_factory.mktemp("real")
+    model = make_tiny_model(folder / "tiny-llama")
+    ports = free_ports(18101)
+    pair = on_cpu(model, ports)
+    alone = {"name": "judge", "role": "both", "port": next(ports), "device": "cpu"}
+    judge = Fleet.parse({"models": {model.name: pair.models[model.name].model_dump()}, "engines": [alone]})
+    supervisor = Supervisor()
+    services = []
+    for fleet in (pair, judge):
+        for engine in fleet.engines:
+            command, env = launch(fleet, engine)
+            process = Process(engine.name, command, env, folder / f"{engine.name}.log")
+            services.append(Service(process, f"{fleet.url(engine)}/health"))
+    port = next(ports)
+    (folder / "fleet.toml").write_text(pair.to_toml())
+    serve = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(folder / "fleet.toml"), "--port", str(port)]
+    try:
+        await supervisor.start(services, lambda: None)
+        gateway = Process("gateway", serve, {}, folder / "gateway.log")
+        await supervisor.start([Service(gateway, f"http://127.0.0.1:{port}/readyz")], lambda: None)
+        timeout: dict[str, Any] = {"timeout": 120, "trust_env": False}
+        async with (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **timeout) as http,
+            httpx.AsyncClient(base_url=judge.url(judge.engines[0]), **timeout) as other,
+        ):
+            p, d = pair.engines
+            yield Real(model.name, http, other, pair.url(p), pair.url(d))
+    finally:
+        await supervisor.stop()
