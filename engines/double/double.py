@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -11,10 +11,11 @@ from typing import Any, Literal, Self
 from msgspec import json
 
 from engines.double.app import App
-from engines.double.engine import Engine, Limits
+from engines.double.engine import Engine
 from engines.double.events import Publisher
-from engines.double.faults import FaultError, Faults
+from engines.double.faults import Faults
 from engines.double.formats import Ids
+from engines.double.limits import Limits
 from engines.double.sequence import Sequence
 from engines.double.server import Server
 from engines.double.stats import Stats
@@ -83,7 +84,7 @@ class Double:
         self._replay_endpoint = _endpoint(0 if events and replay_port is None else replay_port)
         self._engine: Engine | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._errands: set[asyncio.Task[None]] = set()
+        self._errands: list[Coroutine[Any, Any, None]] = []
         self._arrived = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -149,8 +150,6 @@ class Double:
 
     async def close(self) -> None:
         """Stop everything and give the ports back."""
-        for errand in list(self._errands):
-            errand.cancel()
         self.server.kill()
         if self._engine is not None and not self._engine.dead:
             await self._end_engine(self._engine)
@@ -257,102 +256,27 @@ class Double:
         self.requests.append(Received(method, path, headers, body))
         self._arrived.set()
 
+    async def answered(self) -> None:
+        """An answer is out: do what was put off until then."""
+        while self._errands:
+            await self._errands.pop()
+
+    def _later(self, errand: Coroutine[Any, Any, None]) -> None:
+        self._errands.append(errand)
+
     def hand_over(self, sequences: Many[Sequence], api: str) -> dict[str, Any] | None:
         """The transfer parameters of an answer: the first prompt's on completions, else the last child's."""
         chosen = sequences[0] if api == "completions" else sequences[-1]
         params = chosen.answer_params
         if params is None or self.faults.drop_params:
             return None
-        return {key: value for key, value in params.items() if key not in self.faults.omit_params}
-
-    def control(self, orders: Mapping[str, Any]) -> dict[str, Any]:
-        """`POST /double/control`: `{"faults": {..}, "timing": {..}, "lease_s": 5, "do": "heal|die|revive|expire"}`.
-
-        Answers with the state that follows. Orders that end or refuse connections are carried out after the answer.
-        Raises `FaultError`.
-        """
-        unknown = set(orders) - {"faults", "timing", "lease_s", "do"}
-        if unknown:
-            raise FaultError(f"unknown order {sorted(unknown)}: use faults, timing, lease_s or do")
-        if orders.get("do") not in (None, "heal", "expire", "die", "revive"):
-            raise FaultError(f"unknown order {orders['do']!r}: use heal, expire, die or revive")
-        for name, value in orders.get("timing", {}).items():
-            if not hasattr(self.timing, name) or not isinstance(value, int | float):
-                raise FaultError(f"unknown timing {name!r} or value {value!r}")
-        refused = self.faults.refuse
-        self.faults.set(**orders.get("faults", {}))
-        for name, value in orders.get("timing", {}).items():
-            setattr(self.timing, name, float(value))
-        if "lease_s" in orders:
-            self.lease_s = float(orders["lease_s"])
-        self._do(orders.get("do"))
-        if self.faults.refuse != refused:
-            self._later(self.refuse(self.faults.refuse))
-        return {
-            "name": self.name,
-            "role": self.role,
-            "engine_id": self.engine_id,
-            "lease_s": self.lease_s,
-            "faults": {k: v for k, v in dataclasses.asdict(self.faults).items() if not k.startswith("_")},
-            "timing": dataclasses.asdict(self.timing),
-            "running": self.stats.running,
-            "waiting": self.stats.waiting,
-        }
-
-    def _do(self, order: Any) -> None:
-        if order == "heal":
-            self.faults.heal()
-        elif order == "expire":
-            self.expire_leases()
-        elif order == "die":
+        if self.faults.die_after_prefill:
+            self.faults.die_after_prefill = False
             self._later(self.die())
-        elif order == "revive":
-            self._later(self.revive())
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(_after_answer(work))
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        return {key: value for key, value in params.items() if key not in self.faults.omit_params}
 
 
 def _endpoint(port: int | None) -> str | None:
     if port is None:
         return None
     return f"tcp://*:{port}" if port else "tcp://127.0.0.1:*"
-
-
-async def _after_answer(work: Coroutine[Any, Any, None]) -> None:
-    await asyncio.sleep(0.05)
-    await work
-
-
-class Doubles:
-    """A fleet of doubles: `async with Doubles(prefill=2, decode=2) as fleet: fleet.prefill[0].url`."""
-
-    def __init__(self, prefill: int = 0, decode: int = 0, both: int = 0, **settings: Any) -> None:
-        def some(role: Role, letter: str, count: int) -> list[Double]:
-            return [Double(role, f"{letter}{at}", **settings) for at in range(count)]
-
-        self.prefill = some("prefill", "p", prefill)
-        self.decode = some("decode", "d", decode)
-        self.both = some("both", "b", both)
-
-    @property
-    def all(self) -> list[Double]:
-        return [*self.prefill, *self.decode, *self.both]
-
-    async def __aenter__(self) -> Self:
-        try:
-            for double in self.all:
-                await double.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*(double.close() for double in self.all), return_exceptions=True)
-
-    async def idle(self) -> None:
-        """Wait until none has work."""
-        await asyncio.gather(*(double.idle() for double in self.all))

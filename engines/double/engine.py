@@ -6,54 +6,29 @@ blocks named and cached as they fill, preemption of the youngest when blocks run
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 
 from engines.double import handover, kv
 from engines.double.events import Publisher
 from engines.double.faults import Faults
 from engines.double.leases import Leases
+from engines.double.limits import Limits
 from engines.double.pool import Block, Content, Pool
 from engines.double.sequence import Sequence
 from engines.double.stats import Stats
 from engines.double.timing import Timing
 from engines.double.tokens import IM_END
 from engines.double.transfer import SideChannel
+from engines.double.watchers import Watchers
+
+_log = logging.getLogger(__name__)
 
 
 class EngineDeadError(Exception):
     """The engine has died; its server goes down with it."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The fixed sizes of an engine; names as vLLM's arguments."""
-
-    block_size: int = 16
-    """tokens per KV block"""
-    num_blocks: int = 4096
-    """KV blocks, the null block included"""
-    max_model_len: int = 32768
-    """longest prompt + answer, tokens"""
-    max_num_seqs: int = 256
-    """sequences that run at once"""
-    max_num_queued_reqs: int | None = None
-    """sequences in the engine beyond which a request is refused with 503"""
-    max_num_batched_tokens: int = 8192
-    """prompt tokens computed in one step"""
-    kv_bytes_per_token: int = 131072
-    """what a token's KV weighs in a transfer (Llama 3 8B in 16 bit)"""
-    eos_one_in: int = 0
-    """an answer ends by itself after this many tokens on average; 0: only at its limit"""
-
-    def __post_init__(self) -> None:
-        if (self.num_blocks - 1) * self.block_size < self.max_model_len:
-            raise ValueError(
-                f"{self.num_blocks} blocks of {self.block_size} tokens cannot hold max_model_len={self.max_model_len}: "
-                "raise num_blocks or lower max_model_len"
-            )
 
 
 class Engine:
@@ -88,10 +63,11 @@ class Engine:
         self._loads: dict[Sequence, asyncio.Task[None] | None] = {}
         self._notices: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
-        self._watchers: list[tuple[Callable[[Stats], bool], asyncio.Future[None]]] = []
+        self._watchers = Watchers(self.stats)
         self._heart = handover.Heart(self)
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._broke)
 
     def __repr__(self) -> str:
         return f"<Engine {self.id} {len(self._running)} running, {len(self._waiting)} waiting, {self.pool}>"
@@ -144,11 +120,7 @@ class Engine:
         Raises `EngineDeadError` if the engine dies first.
         """
         self.measure()
-        if condition(self.stats):
-            return
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._watchers.append((condition, future))
-        await future
+        await self._watchers.until(condition)
 
     async def close(self) -> None:
         """Stop at once. Sequences end with `error`, leases are forgotten, watchers are let go."""
@@ -163,16 +135,19 @@ class Engine:
         self._running, self._prefilling, self._loads = [], {}, {}
         self._waiting.clear()
         self._changed()
-        for _, future in self._watchers:
-            if not future.done():
-                future.set_exception(EngineDeadError())
-        self._watchers = []
+        self._watchers.close(EngineDeadError())
 
     def die(self) -> None:
         """The engine core hit an assertion: the process ends, as vLLM's does."""
         if not self.dead:
             self.dead = True
             self._on_death()
+
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """The loop has ended; by itself it never does."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%r: its loop broke", self, exc_info=error)
+            self.die()
 
     # What a prefill engine does for decode engines (the side channel's `Owner`).
 
@@ -415,14 +390,4 @@ class Engine:
 
     def _changed(self) -> None:
         self.measure()
-        if not self._watchers:
-            return
-        waiting: list[tuple[Callable[[Stats], bool], asyncio.Future[None]]] = []
-        for condition, future in self._watchers:
-            if future.done():
-                continue
-            if condition(self.stats):
-                future.set_result(None)
-            else:
-                waiting.append((condition, future))
-        self._watchers = waiting
+        self._watchers.look()

@@ -43,6 +43,8 @@ class Faults:
     """a prefill answer carries no kv_transfer_params"""
     omit_params: tuple[str, ...] = ()
     """fields missing from a prefill answer's kv_transfer_params"""
+    die_after_prefill: bool = False
+    """die as soon as the next answer with kv_transfer_params is out"""
     mute_heartbeats: bool = False
     """as a decode engine: never extend a lease"""
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from engines.double.engine import Limits
+from engines.double.limits import Limits
 from engines.double.stats import Histogram, Stats
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from engines.double import Double, Timing
-from engines.double.engine import EngineDeadError, Limits
+from engines.double.engine import EngineDeadError
+from engines.double.limits import Limits
 from tests.double.conftest import TEXT, Client, chat
 
 

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from engines.double import Double, Faults, Timing
+from engines.double.engine import EngineDeadError
 from engines.double.faults import FaultError
 from tests.double.conftest import PREFILL, Client, chat
 
@@ -81,12 +82,27 @@ async def test_a_dead_engine_drops_its_streams_and_refuses(client: Client, both:
 
 
 async def test_death_and_revival_over_http(client: Client, both: Double) -> None:
-    before = both.engine_id
+    first = both.engine
+    await order(client, both, do="revive")
+    with pytest.raises(EngineDeadError):
+        await first.until(lambda stats: stats.received < 0)
+    while both.engine is first:
+        await asyncio.sleep(0)
+    assert (await client.http.get(both.url + "/double/control")).json()["engine_id"] != first.id
     await order(client, both, do="die")
     await both.died()
-    await both.revive()
-    assert (await order(client, both, do="revive"))["engine_id"] != before
-    await both.died()
+    with pytest.raises(httpx.ConnectError):
+        await client.http.get(both.url + "/health")
+
+
+async def test_refusal_over_http(client: Client, both: Double) -> None:
+    await order(client, both, faults={"refuse": True})
+    async with httpx.AsyncClient(verify=False) as other:
+        with pytest.raises(httpx.ConnectError):
+            await other.get(both.url + "/health")
+        await order(client, both, do="heal")
+        assert (await client.http.get(both.url + "/health")).status_code == 200
+        assert (await other.get(both.url + "/health")).status_code == 200
 
 
 async def test_refusing_keeps_open_connections(client: Client, both: Double) -> None:

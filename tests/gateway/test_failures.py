@@ -95,13 +95,13 @@ async def test_transfer_parameters_are_never_sent_twice() -> None:
 
 async def test_a_failed_transfer_is_computed_locally(pair: Pair) -> None:
     """The prefill engine dies after its answer: vLLM answers 500, the gateway asks again without parameters."""
-    pair.prefill.faults.set(slow=1.0)
     original = pair.prefill.hand_over
+    deaths = []
 
     def then_die(*args: Any) -> Any:
         params = original(*args)
         if params is not None:
-            pair.prefill._later(pair.prefill.die())
+            deaths.append(asyncio.create_task(pair.prefill.die()))
             params["remote_port"] = 1
         return params
 
@@ -110,6 +110,8 @@ async def test_a_failed_transfer_is_computed_locally(pair: Pair) -> None:
     assert answer.status_code == 200
     assert answer.json()["choices"] == (await pair.right("/v1/completions", BODY))["choices"]
     assert pair.gateway.metric("baton_transfers_total", outcome="error") == 1
+    assert len(deaths) == 1
+    await deaths[0]
 
 
 async def test_a_lease_that_ended_between_the_legs_is_not_used() -> None:

@@ -13,13 +13,13 @@ from engines.fleet import Fleet
 from engines.layout import free_ports, on_cpu
 from engines.process import Process
 from engines.supervisor import Service, Supervisor
-from engines.tiny_model import make_tiny_model
+from engines.tiny_model import HEAD_DIM, KV_HEADS, LAYERS, make_tiny_model
 from engines.vllm import launch
 from load.counters import Pulled
 
 BLOCK = 32
-BLOCK_BYTES = 2 * 2 * 2 * 32 * 2 * BLOCK
-"""Of the tiny model: layers x (K, V) x KV heads x head dimension x bf16 x tokens."""
+BLOCK_BYTES = LAYERS * 2 * KV_HEADS * HEAD_DIM * 4 * BLOCK
+"""Of the tiny model: layers x (K, V) x KV heads x head dimension x float32 x tokens."""
 
 
 @dataclass

@@ -1,0 +1,96 @@
+"""`baton load`: verbs that make traffic and measure."""
+
+import dataclasses
+import json
+import statistics
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from typer import Option
+
+from load.relay import OURS, WORKS, Figures, measure
+
+app = typer.Typer(help="Make traffic and measure.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def load() -> None:
+    """Make traffic and measure."""
+
+
+@app.command()
+def relay(
+    work: Annotated[list[str] | None, Option(help=f"Load to measure; may be repeated: {', '.join(WORKS)}.")] = None,
+    seconds: Annotated[float, Option(min=0.1, help="Of each run.")] = 3.0,
+    rounds: Annotated[int, Option(min=1, help="All targets take turns in each; medians are shown.")] = 3,
+    peer: Annotated[
+        list[str] | None, Option(help="NAME=COMMAND of another gateway, with {port} {p0} {p1} {d0} {d1}.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure what relaying costs a gateway: CPU per request and per streamed event.
+
+    Stand-ins for engines and a load generator that checks every answer share one core, the gateway has another. Times
+    on a shared machine are noisy: compare targets of one run with each other.
+    """
+    unknown = set(work or ()) - set(WORKS)
+    if unknown:
+        typer.secho(f"baton load relay: no work {', '.join(unknown)}: use {', '.join(WORKS)}", fg="red", err=True)
+        raise typer.Exit(2)
+    targets = {"baton": OURS, **dict(given.split("=", 1) for given in peer or ())}
+    plan = [(name, target) for _ in range(rounds) for name in work or WORKS for target in targets]
+    runs: dict[tuple[str, str], list[Figures]] = {}
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("measuring", total=len(plan))
+            for name, target in plan:
+                progress.update(task, description=f"{target}: {name}")
+                runs.setdefault((name, target), []).append(measure(targets[target], WORKS[name], seconds))
+                progress.advance(task)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was measured until then:", err=True)
+    except RuntimeError as error:
+        typer.secho(f"baton load relay: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    medians = {key: _median(figures) for key, figures in runs.items()}
+    if as_json:
+        typer.echo(json.dumps([{"work": w, "target": t, **dataclasses.asdict(f)} for (w, t), f in medians.items()]))
+    else:
+        Console().print(_table(medians))
+    if any(figures.bad for figures in medians.values()):
+        raise typer.Exit(1)
+
+
+def _median(runs: list[Figures]) -> Figures:
+    """Figure by figure; counts are summed."""
+
+    return Figures(
+        cpu_us=statistics.median(run.cpu_us for run in runs),
+        per=runs[0].per,
+        rps=statistics.median(run.rps for run in runs),
+        ttft_p50_ms=statistics.median(run.ttft_p50_ms for run in runs),
+        ttft_p99_ms=statistics.median(run.ttft_p99_ms for run in runs),
+        rss_mb=statistics.median(run.rss_mb for run in runs),
+        completed=sum(run.completed for run in runs),
+        bad=sum(run.bad for run in runs),
+    )
+
+
+def _table(medians: dict[tuple[str, str], Figures]) -> Table:
+    table = Table(
+        title="Relay cost, medians", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for name in ("work", "target"):
+        table.add_column(name, no_wrap=True)
+    for name in ("CPU", "req/s", "TTFT p50, p99", "RSS", "answers", "bad"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for (work, target), f in medians.items():
+        cost = f"{f.cpu_us:.1f} µs/{f.per}"
+        ttft = f"{f.ttft_p50_ms:.1f}, {f.ttft_p99_ms:.1f} ms"
+        counts = (str(f.completed), str(f.bad))
+        table.add_row(work, target, cost, f"{f.rps:.0f}", ttft, f"{f.rss_mb:.0f} MB", *counts)
+    return table

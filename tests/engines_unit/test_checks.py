@@ -1,0 +1,72 @@
+"""What is in the way is found before anything is started."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engines.checks import CannotStart, alone, is_here, ports_are_free, to_start
+from engines.fleet import Fleet
+from engines.layout import free_ports
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def fleet(port: int, address: str = "127.0.0.1") -> Fleet:
+    engine = {"name": "e0", "role": "both", "port": port, "host": "h"}
+    return Fleet.parse({"models": {"m": {}}, "engines": [engine], "hosts": {"h": {"address": address}}})
+
+
+def test_free() -> None:
+    ports = free_ports(28101)
+    ports_are_free(fleet(next(ports)), "127.0.0.1", next(ports))
+
+
+def test_gateway_port(taken: int) -> None:
+    with pytest.raises(CannotStart, match=rf"port {taken} .* in use; stop what listens .* --port: choose another"):
+        ports_are_free(fleet(next(free_ports(28101))), "127.0.0.1", taken)
+
+
+def test_engine_port(taken: int) -> None:
+    with pytest.raises(CannotStart, match=rf"port {taken} .* engines\.e0\.port: choose another in the fleet file"):
+        ports_are_free(fleet(taken), "127.0.0.1", next(free_ports(28101)))
+
+
+def test_gateway_and_engine_on_one_port() -> None:
+    port = next(free_ports(28101))
+    with pytest.raises(CannotStart, match=rf"port {port} is engines\.e0\.port: choose another with --port"):
+        ports_are_free(fleet(port), "127.0.0.1", port)
+
+
+def test_engines_of_other_machines_are_left_alone(taken: int) -> None:
+    elsewhere = fleet(taken, "192.0.2.1")  # RFC 5737: belongs to no machine
+    assert to_start(elsewhere) == []
+    assert to_start(fleet(taken)) != []
+    ports_are_free(elsewhere, "127.0.0.1", next(free_ports(28101)))
+
+
+def test_here() -> None:
+    assert is_here("127.0.0.1")
+    assert is_here("localhost")
+    assert not is_here("192.0.2.1")
+
+
+def test_alone(tmp_path: Path) -> None:
+    with alone(tmp_path / "state"):
+        other = "import sys, pathlib, engines.checks as c\nwith c.alone(pathlib.Path(sys.argv[1])): pass"
+        command = [sys.executable, "-c", other, str(tmp_path / "state")]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert f"another `baton up` (process {os.getpid()})" in ended.stderr
+    with alone(tmp_path / "state"):
+        pass

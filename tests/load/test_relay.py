@@ -1,0 +1,54 @@
+"""The relay benchmark measures a real gateway, and its generator notices what is lost."""
+
+import asyncio
+import json
+
+from typer.testing import CliRunner
+
+from gateway.cli import build
+from load.blaster import STREAM, Counts, one, request
+from load.standin import CHUNKS, STREAM_HEAD
+
+
+def test_it_prints_figures_of_a_real_gateway() -> None:
+    arguments = ["load", "relay", "--seconds", "0.2", "--rounds", "1", "--json"]
+    arguments += ["--work", "request-2k", "--work", "stream-firehose"]
+    result = CliRunner().invoke(build("load"), arguments)
+    assert result.exit_code == 0, result.output
+    for figures in json.loads(result.stdout):
+        assert figures["completed"] > 0
+        assert figures["bad"] == 0
+        assert figures["cpu_us"] > 0
+        assert figures["rss_mb"] > 10
+
+
+def test_unknown_work_is_named() -> None:
+    result = CliRunner().invoke(build("load"), ["load", "relay", "--work", "nothing"])
+    assert result.exit_code == 2
+    assert "request-2k" in result.output
+
+
+async def check(chunks: list[bytes]) -> Counts:
+    """What the generator makes of a stream of these chunks."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(STREAM_HEAD + b"".join(chunks))
+        await writer.drain()
+        writer.close()
+
+    counts = Counts()
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await one(reader, writer, request(100, stream=True), True, counts)
+        writer.close()
+        await writer.wait_closed()
+    return counts
+
+
+async def test_a_lost_doubled_or_swapped_event_is_noticed() -> None:
+    assert len(STREAM) > 20_000
+    assert (await check(CHUNKS)).bad == 0
+    assert (await check(CHUNKS[:5] + CHUNKS[6:])).bad == 1
+    assert (await check(CHUNKS[:5] + CHUNKS[4:])).bad == 1
+    assert (await check([CHUNKS[1], CHUNKS[0], *CHUNKS[2:]])).bad == 1
