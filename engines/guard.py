@@ -28,7 +28,9 @@ WATCHED = {*ASK, signal.SIGQUIT, signal.SIGCHLD}
 GRACE_S = 10.0
 """From asking a command to end until it is killed."""
 LEFTOVER_S = 2.0
-"""For what a command leaves behind, such as vLLM's resource tracker, which removes its shared memory when it ends."""
+"""For what a command leaves behind."""
+JANITOR_S = 1.0
+"""For a resource tracker after everything else was killed."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -76,6 +78,15 @@ def send(pids: list[int], what: signal.Signals) -> None:
             continue
 
 
+def is_janitor(pid: int) -> bool:
+    """True for Python's resource tracker: once its family is gone it removes their shared memory, and ends."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as line:  # noqa: PTH123
+            return b"multiprocessing.resource_tracker" in line.read()
+    except OSError:
+        return False
+
+
 def reap(main: int) -> tuple[int | None, bool]:
     """Collect every ended child. Returns the exit status of `main` if it was among them, and if any child is left."""
     status = None
@@ -98,11 +109,12 @@ def end_tree(grace_s: float) -> None:
     """
     deadline = time.monotonic() + grace_s
     while reap(0)[1]:
-        if time.monotonic() >= deadline:
-            send(descendants(os.getpid()), signal.SIGKILL)
+        if (late_s := time.monotonic() - deadline) >= 0:
+            left = descendants(os.getpid())
+            send([pid for pid in left if late_s > JANITOR_S or not is_janitor(pid)], signal.SIGKILL)
         got = signal.sigtimedwait({signal.SIGCHLD, signal.SIGQUIT}, 0.05)
         if got is not None and got.si_signo == signal.SIGQUIT:
-            deadline = 0.0
+            deadline = min(deadline, time.monotonic())
 
 
 def watch(main: int, grace_s: float, leftover_s: float) -> int:

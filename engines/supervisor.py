@@ -94,12 +94,18 @@ class Supervisor:
         await self.check()
 
     async def stop(self) -> None:
-        """End all services, each when those that came after it have ended: the gateway drains while engines answer."""
+        """End all services, each when those that came after it have ended: the gateway drains while engines answer.
+
+        One that is still starting is killed: vLLM does not listen then, and has nothing to finish.
+        """
         left = list(self.services)
         while left:
             last = [service for service in left if not any(service in other.after for other in left)]
             for service in last:
-                service.process.stop()
+                if service.ready:
+                    service.process.stop()
+                else:
+                    service.process.kill()
             await asyncio.gather(*(service.process.wait() for service in last))
             left = [service for service in left if service not in last]
 

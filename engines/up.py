@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -154,8 +155,13 @@ async def _under_signals(session: Session) -> int:
         else:
             session.supervisor.kill()
 
+    def told(*_: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended, we are about to
+            loop.call_soon_threadsafe(ask)
+
+    # Not the loop's own handlers: those go with the loop, and a late Ctrl-C would then end us with a traceback.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(name, ask)
+        signal.signal(name, told)
     try:
         return await work
     except asyncio.CancelledError:

@@ -82,14 +82,18 @@ def _median(runs: list[Figures]) -> Figures:
 
 def _table(medians: dict[tuple[str, str], Figures]) -> Table:
     table = Table(
-        title="Relay cost, medians", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        title="Relay cost: CPU of the gateway per request, or per event of a stream; medians",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for name in ("work", "target"):
         table.add_column(name, no_wrap=True)
     for name in ("CPU", "req/s", "TTFT p50, p99", "RSS", "answers", "bad"):
         table.add_column(name, justify="right", no_wrap=True)
     for (work, target), f in medians.items():
-        cost = f"{f.cpu_us:.1f} µs/{f.per}"
+        cost = f"{f.cpu_us:.1f} µs"
         ttft = f"{f.ttft_p50_ms:.1f}, {f.ttft_p99_ms:.1f} ms"
         counts = (str(f.completed), str(f.bad))
         table.add_row(work, target, cost, f"{f.rps:.0f}", ttft, f"{f.rss_mb:.0f} MB", *counts)

@@ -11,6 +11,9 @@ from engines.double.limits import Limits
 from engines.double.sequence import Sampling
 from engines.double.structured import forced_answer, tool_to_call
 
+_MOST_CHOICES = 16384
+"""vLLM's default VLLM_MAX_N_SEQUENCES."""
+
 Api = Literal["chat", "completions", "messages", "responses"]
 
 
@@ -131,6 +134,11 @@ def _check_length(count: int, wanted: int | None, field: str, limits: Limits) ->
 def _check_sampling(body: Mapping[str, Any], n: int, temperature: float, max_tokens: int, min_tokens: int) -> None:
     if n < 1:
         raise RefusedError(f"n must be at least 1, got {n}.")
+    if n > _MOST_CHOICES:
+        raise RefusedError(
+            f"n must be at most {_MOST_CHOICES}, got {n}. "
+            "To increase this limit, set the VLLM_MAX_N_SEQUENCES environment variable."
+        )
     if temperature < 0:
         raise bad_value(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
     if temperature > 2:

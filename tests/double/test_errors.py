@@ -149,6 +149,15 @@ VALUES: list[tuple[str, Any, str, str | None]] = [
     (CHAT, said(max_tokens=1, n=0), "n must be at least 1, got 0.", None),
     (
         CHAT,
+        said(n=10**9),
+        "n must be at most 16384, got 1000000000. To increase this limit, set the VLLM_MAX_N_SEQUENCES "
+        "environment variable.",
+        None,
+    ),
+    (COMPLETIONS, plain(prompt=[[]]), "The decoder prompt cannot be empty", None),
+    (COMPLETIONS, plain(stop=[""]), "stop cannot contain an empty string.", None),
+    (
+        CHAT,
         said(stream_options={"include_usage": True}),
         "Stream options can only be defined when `stream=True`. (parameter=stream_options)",
         "stream_options",
