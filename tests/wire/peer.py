@@ -160,7 +160,7 @@ async def get(pool: Pool, target: bytes = b"/", *, method: str = "GET", body: by
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until `condition` holds."""
-    while not condition():  # noqa: ASYNC110  # what is awaited has no event: it is the state of a pool
+    while not condition():  # what is awaited has no event: it is the state of a pool
         await asyncio.sleep(0)
 
 
