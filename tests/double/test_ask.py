@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.double.ask import Api, Ask, read
@@ -28,6 +28,7 @@ FIELDS = (
 APIS: list[Api] = ["chat", "completions", "messages", "responses"]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(APIS), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3))
 def test_a_body_is_understood_or_refused(api: Api, change: dict[str, Any]) -> None:
     said = [{"role": "user", "content": "hi"}]
@@ -42,6 +43,7 @@ def test_a_body_is_understood_or_refused(api: Api, change: dict[str, Any]) -> No
         assert ask.n >= 1 and ask.sampling.max_tokens >= 1 and all(ask.prompts)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=30))
 def test_bytes_are_an_object_or_refused(raw: bytes) -> None:
     try:

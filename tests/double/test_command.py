@@ -1,8 +1,10 @@
 """`baton double`, as a process of its own."""
 
 import asyncio
+import contextlib
 import re
 import signal
+import socket
 import sys
 
 import httpx
@@ -12,8 +14,18 @@ from tests.double.conftest import PREFILL, chat
 _RUN = "import typer; from engines.double.command import double; typer.run(double)"
 
 
+def free_ports(count: int) -> int:
+    """The first of some ports in a row that are free now."""
+    while True:
+        with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
+            first = taken.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for at in range(1, count):
+                taken.enter_context(socket.create_server(("127.0.0.1", first + at)))
+            return int(first)
+
+
 async def test_it_prints_where_they_are_and_ends_with_ctrl_c() -> None:
-    arguments = ["--prefill", "1", "--decode", "2", "--port", "38417", "--model", "m", "--events"]
+    arguments = ["--prefill", "1", "--decode", "2", "--port", str(free_ports(3)), "--model", "m", "--events"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _RUN, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

@@ -167,3 +167,24 @@ def test_what_a_command_leaves_behind_ends(tmp_path: Path) -> None:
     argv = [sys.executable, "-SE", GUARD, "--leftover", "0.1", "--parent", str(os.getpid()), "--", "sh", "-c", command]
     assert subprocess.run(argv, check=False).returncode == 0
     assert not alive(int(ids.read_text()))
+
+
+SHARING = """
+import time
+from multiprocessing.shared_memory import SharedMemory
+memory = SharedMemory(create=True, size=64)
+print(memory.name, flush=True)
+time.sleep(600)
+"""
+
+
+def test_shared_memory_of_a_killed_command_is_removed() -> None:
+    """Python's resource tracker does that, if it is let."""
+    argv = [sys.executable, "-SE", GUARD, "--parent", str(os.getpid()), "--", sys.executable, "-c", SHARING]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as guard:
+        assert guard.stdout is not None
+        memory = Path("/dev/shm") / guard.stdout.readline().strip()
+        assert memory.exists()
+        guard.send_signal(signal.SIGQUIT)
+        assert guard.wait() == 137
+    assert not memory.exists()
