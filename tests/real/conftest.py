@@ -62,7 +62,7 @@ class Real:
         assert answer.json()["choices"] == right.json()["choices"]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
     folder = tmp_path_factory.mktemp("real")
     model = make_tiny_model(folder / "tiny-llama")
@@ -84,7 +84,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
         await supervisor.start(services, lambda: None)
         gateway = Process("gateway", serve, {}, folder / "gateway.log")
         await supervisor.start([Service(gateway, f"http://127.0.0.1:{port}/readyz")], lambda: None)
-        timeout: dict[str, Any] = {"timeout": 120, "trust_env": False}
+        timeout: dict[str, Any] = {"timeout": 300, "trust_env": False}
         async with (
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **timeout) as http,
             httpx.AsyncClient(base_url=judge.url(judge.engines[0]), **timeout) as other,

@@ -13,7 +13,7 @@ from gateway.prompt.body import parse
 from gateway.prompt.split import RULES, whole
 from tests.real.conftest import BLOCK, BLOCK_BYTES, Real
 
-pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 WORDS = "river stone engine letter window garden number winter summer bread copper signal paper north lantern".split()
