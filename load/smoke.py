@@ -90,8 +90,8 @@ def varied(model: str) -> list[Sample]:
     return [
         _chat(model, "chat stream", f"{nonce}: name three rivers.", stream=True),
         _chat(model, "chat", f"{nonce}: name three lakes.", stream=False),
-        _completion(model, "completion stream", f"{nonce}. Once upon a time, in a data centre,", stream=True),
-        _completion(model, "long completion", guide + "Summary:", stream=False),
+        _completion(model, "text stream", f"{nonce}. Once upon a time, in a data centre,", stream=True),
+        _completion(model, "long text", guide + "Summary:", stream=False),
         _completion(model, "shared prefix", guide + f"Question {nonce}: why? Answer:", stream=True),
     ]
 
@@ -200,7 +200,7 @@ def _table(results: list[Result]) -> Table:
     table = Table(title="Placements", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("request", "prefill", "decode"):
         table.add_column(name, no_wrap=True)
-    for name in ("in", "out", "pulled", "KV", "TTFT", "all of it"):
+    for name in ("in", "out", "pulled", "KV", "TTFT", "E2E"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         m = result.measured
@@ -219,7 +219,9 @@ def _moved(pulled: Pulled | None) -> str:
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.1f} ms"
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _size(count: float) -> str:
