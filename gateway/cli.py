@@ -46,7 +46,10 @@ def build(wanted: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Entry point of the command."""
-    build(sys.argv[1] if len(sys.argv) > 1 else None)()
+    try:
+        build(sys.argv[1] if len(sys.argv) > 1 else None)()
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """`baton serve`: the gateway in front of engines that run already."""
 
+import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +76,10 @@ def run(fleet: Fleet, settings: Settings) -> None:
 
     log_to_stderr(settings.log_level)
     server = Server(App(fleet, settings), settings)
-    server.run()
+    # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with suppress(KeyboardInterrupt):
+        server.run()
     if not server.started:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ import httpx
 
 from engines.guard import descendants
 from engines.layout import free_ports
+from engines.process import GUARD
 from load.blaster import blast
 from load.standin import EVENTS
 
@@ -61,43 +62,38 @@ class Figures:
     bad: int
 
 
-def tree(pid: int) -> list[int]:
-    return [pid, *descendants(pid)]
+def tree(guard: int) -> list[int]:
+    """What runs under a guard, without the two processes of the guard itself."""
+    return descendants(guard)[1:]
 
 
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process tree has used, by its threads' schedstat."""
+def cpu_s(guard: int) -> float:
+    """CPU seconds that a guarded process tree has used, by its threads' schedstat."""
     total = 0
-    for process in tree(pid):
+    for process in tree(guard):
         for stat in Path(f"/proc/{process}/task").glob("*/schedstat"):
             total += int(stat.read_text().split()[0])
     return total / 1e9
 
 
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process tree."""
-    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in tree(pid))
+def rss_mb(guard: int) -> float:
+    """Resident memory of a guarded process tree."""
+    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in tree(guard))
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @contextmanager
 def running(command: Sequence[str], core: int | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process on a core of its own, and its end."""
+    """A process on a core of its own, under a guard, so that nothing stays whatever happens to us; yields the guard."""
+    guard = [sys.executable, "-SE", GUARD, "--parent", str(os.getpid()), "--"]
     pin = ["taskset", "-c", str(core)] if core is not None else []
-    process = subprocess.Popen(
-        [*pin, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    argv = [*guard, *pin, *command]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield process
     finally:
-        left = tree(process.pid)
         process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def cores() -> tuple[int | None, int | None]:
@@ -119,7 +115,7 @@ def measure(command: str, work: Work, seconds: float) -> Figures:
         os.sched_setaffinity(0, {ours})
     try:
         with running(standin, ours), running(argv, theirs) as gateway:
-            _answers(gateway, port)
+            _answers(gateway, argv, port)
             asyncio.run(blast(port, work.size, work.stream, work.connections, 0.2))  # warm-up
             before = cpu_s(gateway.pid)
             start = time.perf_counter()
@@ -143,7 +139,7 @@ def measure(command: str, work: Work, seconds: float) -> Figures:
     )
 
 
-def _answers(gateway: subprocess.Popen[bytes], port: int) -> None:
+def _answers(gateway: subprocess.Popen[bytes], command: Sequence[str], port: int) -> None:
     """Wait until the gateway serves a request."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     deadline = time.monotonic() + START_S
@@ -155,4 +151,4 @@ def _answers(gateway: subprocess.Popen[bytes], port: int) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"{gateway.args!r} did not answer within {START_S:g} s")
+    raise RuntimeError(f"{shlex.join(command)} did not answer within {START_S:g} s")

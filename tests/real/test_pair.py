@@ -5,6 +5,7 @@ import random
 from itertools import groupby
 from typing import Any
 
+import openai
 import pytest
 
 from engines.surface import KV_EXPIRED, READ_AFTER_EXPIRY, total
@@ -214,6 +215,29 @@ async def test_responses_and_messages(real: Real, stream: bool) -> None:
         else:
             assert steps(answer.text) == steps(right.text)
         assert (await real.pulled_since(before, 1)).tokens > 0
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+async def test_the_openai_client_streams_and_calls_tools(real: Real) -> None:
+    """Unmodified, against the gateway and against the judge: the same answers."""
+    said = []
+    for url in (real.gateway.base_url, real.judge.base_url):
+        async with openai.AsyncOpenAI(
+            base_url=f"{url}/v1".replace("//v1", "/v1"), api_key="none", max_retries=0
+        ) as client:
+            ask: Any = [{"role": "user", "content": text(6000, 60)}]
+            common: Any = {"model": real.model, "messages": ask, "max_tokens": 24, "temperature": 0}
+            stream = await client.chat.completions.create(**common, stream=True)
+            pieces = [event.choices[0].delta.content or "" async for event in stream if event.choices]
+            tools = await client.chat.completions.create(**common, tools=[TOOL], tool_choice="auto")
+            said.append(("".join(pieces), tools.choices[0].message.model_dump(), tools.choices[0].finish_reason))
+    assert said[0] == said[1]
+    assert said[0][0]
 
 
 STOLEN = {
