@@ -26,6 +26,8 @@ BATON = [sys.executable, "-m", "gateway.cli"]
 STATE = Path(os.environ.get("BATON_STATE_DIR", ".baton"))
 """Logs, the resolved fleet file and the tiny model."""
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 FleetFile = Annotated[Path | None, Option("--fleet", help="Fleet file (TOML). [default: laid over this machine]")]
 ModelName = Annotated[str | None, Option("--model", help="Model to serve: hub id or folder. [default: a small one]")]
 Host = Annotated[str, Option(help="Address of the gateway.")]
@@ -160,7 +162,7 @@ async def _under_signals(session: Session) -> int:
             loop.call_soon_threadsafe(ask)
 
     # Not the loop's own handlers: those go with the loop, and a late Ctrl-C would then end us with a traceback.
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for name in ENDING:
         signal.signal(name, told)
     try:
         return await work
@@ -172,6 +174,8 @@ async def _under_signals(session: Session) -> int:
         return 1
     finally:
         await session.supervisor.stop()
+        for name in ENDING:
+            signal.signal(name, signal.SIG_IGN)  # all has ended: a late one must not change our exit status
 
 
 def _engines(fleet: Fleet) -> list[Service]:

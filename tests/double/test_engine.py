@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engines.double import Double, Timing
+from engines.double import Double, Timing, tokens
 from engines.double.engine import EngineDeadError
 from engines.double.limits import Limits
 from tests.double.conftest import TEXT, Client, chat
@@ -91,6 +91,8 @@ async def test_preemption_changes_no_answer(client: Client, both: Double) -> Non
         bodies = [chat(f"{at} tells", 200) for at in range(6)]
         answers = await asyncio.gather(*(client.say(double, body) for body in bodies))
         assert double.stats.preemptions > 0
+        assert double.stats.received == double.stats.finished["length"] == 6
+        assert double.stats.cache_queries == sum(len(tokens.render(body["messages"])) for body in bodies)
         assert answers == [await client.say(both, body) for body in bodies]
         double.engine.pool.check()
 

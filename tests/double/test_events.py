@@ -1,5 +1,6 @@
 """KV events, read as a gateway reads them: SUB for what is new, DEALER for what was missed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,6 +52,7 @@ def applied(batches: list[tuple[int, Any]]) -> set[int]:
     for _, (_, events, _) in batches:
         for event in events:
             if event["type"] == "BlockStored":
+                assert len(event["token_ids"]) == len(event["block_hashes"]) * event["block_size"]
                 for name in event["block_hashes"]:
                     held[name] = held.get(name, 0) + 1
             elif event["type"] == "BlockRemoved":
@@ -65,7 +67,8 @@ async def test_replayed_events_are_what_the_pool_holds(client: Client) -> None:
     async with Double(events=True, num_blocks=40, max_model_len=512) as double:
         for at in range(12):
             await client.say(double, chat(f"{at % 5} " + TEXT, 30))
-        await double.idle()
+        await asyncio.gather(*(client.say(double, chat(f"{at} tells", 200 + at)) for at in range(6)))
+        assert double.stats.preemptions > 0
         batches = await replay(client, double)
         assert [number for number, _ in batches] == list(range(len(batches)))
         assert any(event["type"] == "BlockRemoved" for _, batch in batches for event in batch[1])

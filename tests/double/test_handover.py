@@ -300,6 +300,29 @@ async def test_a_client_that_leaves_during_the_pull_does_not_strand_the_prefill_
     assert p.stats.leases_expired == 0
 
 
+async def test_a_client_that_leaves_the_queue_does_not_either(client: Client, p: Double) -> None:
+    async with Double("decode", max_num_seqs=1) as d:
+        d.timing.decode_a_s = 0.01
+        first = asyncio.create_task(client.say(d, chat("long", 20_000)))
+        await d.until(lambda stats: stats.running == 1)
+        params = await client.prefill(p, chat())
+        second = asyncio.create_task(client.say(d, chat(kv_transfer_params=params)))
+        await d.until(lambda stats: stats.waiting == 1)
+        second.cancel()
+        await p.unleased()
+        assert p.stats.leases_expired == 0 and d.stats.blocks_pulled == 0
+        first.cancel()
+        await d.idle()
+
+
+async def test_a_prefill_that_a_stop_string_ended_keeps_nothing(client: Client, p: Double, both: Double) -> None:
+    first = (await client.say(both, chat(max_tokens=1))).strip()
+    response = await client.post(p, chat(max_tokens=1, stop=[first], kv_transfer_params=PREFILL))
+    assert response.json()["choices"][0]["finish_reason"] == "stop"
+    assert response.json()["kv_transfer_params"] is None
+    assert len(p.engine.leases) == 0 and p.stats.usage == 0
+
+
 async def test_a_lease_ends_by_itself(client: Client) -> None:
     async with Double("prefill", lease_s=0.05) as p:
         await client.prefill(p, chat())
