@@ -12,7 +12,7 @@ from msgspec import json
 
 from engines.double.app import App
 from engines.double.engine import Engine
-from engines.double.events import Publisher
+from engines.double.events import publisher
 from engines.double.faults import Faults
 from engines.double.formats import Ids
 from engines.double.limits import Limits
@@ -158,10 +158,10 @@ class Double:
         await self.server.close()
 
     async def _incarnate(self) -> Engine:
-        publisher = None
+        source = None
         if self._endpoint is not None:
-            publisher = Publisher(self.limits.block_size, self._endpoint, self._replay_endpoint, self.faults)
-            self._endpoint, self._replay_endpoint = publisher.endpoint, publisher.replay_endpoint
+            source = await publisher(self.limits.block_size, self._endpoint, self._replay_endpoint, self.faults)
+            self._endpoint, self._replay_endpoint = source.endpoint, source.replay_endpoint
         channel = SideChannel(self.host, self._nixl_port)
         engine = Engine(
             f"{self.ids.next(8)}-{self.name}",
@@ -170,7 +170,7 @@ class Double:
             self.faults,
             lease_s=self._lease_s,
             channel=channel,
-            publisher=publisher,
+            publisher=source,
             on_death=self._died,
         )
         try:

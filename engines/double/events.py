@@ -4,6 +4,7 @@ Source: `vllm/distributed/kv_events.py`. A batch is `[timestamp, [events], data_
 """
 
 import asyncio
+import errno
 import time
 from collections import deque
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 from zmq import asyncio as zmq_asyncio
 from zmq.constants import SocketOption, SocketType
+from zmq.error import ZMQError
 from zmq.sugar.context import Context
 
 from engines.double.faults import Faults
@@ -18,6 +20,7 @@ from engines.double.faults import Faults
 KEPT_BATCHES = 10_000
 _END = (-1).to_bytes(8, "big", signed=True)
 _HIGH_WATER = 100_000
+_PATIENCE_S = 2.0
 
 
 class BlockStored(msgspec.Struct, tag=True, omit_defaults=True):
@@ -69,14 +72,19 @@ class Publisher:
         context = Context.instance()
         self._pub = context.socket(SocketType.PUB)
         self._pub.set_hwm(_HIGH_WATER)
-        self.endpoint = _bind(self._pub, endpoint)
         self._replay: Any = None
         self._answering: asyncio.Task[None] | None = None
-        self.replay_endpoint: str | None = None
-        if replay_endpoint is not None:
-            self._replay = zmq_asyncio.Context.shadow(context).socket(SocketType.ROUTER)
-            self.replay_endpoint = _bind(self._replay, replay_endpoint)
-            self._answering = asyncio.get_running_loop().create_task(self._answer())
+        self.endpoint = endpoint
+        self.replay_endpoint = replay_endpoint
+        try:
+            self.endpoint = _bind(self._pub, endpoint)
+            if replay_endpoint is not None:
+                self._replay = zmq_asyncio.Context.shadow(context).socket(SocketType.ROUTER)
+                self.replay_endpoint = _bind(self._replay, replay_endpoint)
+                self._answering = asyncio.get_running_loop().create_task(self._answer())
+        except BaseException:
+            self._close_sockets()
+            raise
 
     def source(self) -> dict[str, Any]:
         """This publisher as `/kv_event_sources` describes it."""
@@ -131,8 +139,25 @@ class Publisher:
         if self._answering is not None:
             self._answering.cancel()
             await asyncio.gather(self._answering, return_exceptions=True)
-            self._replay.close(linger=0)
-        self._pub.close(linger=0)
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        """ZMQ lets go of the ports a little later, in a thread of its own."""
+        for socket in (self._pub, self._replay):
+            if socket is not None:
+                socket.close(linger=0)
+
+
+async def publisher(block_size: int, endpoint: str, replay_endpoint: str | None, faults: Faults) -> Publisher:
+    """A publisher; waits a little for ports that an earlier one has just closed. Raises OSError if they stay taken."""
+    patience = asyncio.get_running_loop().time() + _PATIENCE_S
+    while True:
+        try:
+            return Publisher(block_size, endpoint, replay_endpoint, faults)
+        except ZMQError as error:
+            if error.errno != errno.EADDRINUSE or asyncio.get_running_loop().time() > patience:
+                raise OSError(f"cannot publish KV events on {endpoint}, {replay_endpoint}: {error.strerror}") from error
+            await asyncio.sleep(0.002)
 
 
 def _bind(socket: Any, endpoint: str) -> str:

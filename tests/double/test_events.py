@@ -67,7 +67,7 @@ async def test_replayed_events_are_what_the_pool_holds(client: Client) -> None:
     async with Double(events=True, num_blocks=40, max_model_len=512) as double:
         for at in range(12):
             await client.say(double, chat(f"{at % 5} " + TEXT, 30))
-        await asyncio.gather(*(client.say(double, chat(f"{at} tells", 200 + at)) for at in range(6)))
+        await asyncio.gather(*(client.say(double, chat(f"{at}" + " ab" * at, 200 + at)) for at in range(6)))
         assert double.stats.preemptions > 0
         batches = await replay(client, double)
         assert [number for number, _ in batches] == list(range(len(batches)))
@@ -163,6 +163,15 @@ async def test_given_ports_are_announced_with_a_star(client: Client) -> None:
             "enable_kv_cache_events", "publisher", "endpoint", "replay_endpoint", "buffer_steps", "hwm",
             "max_queue_size", "topic",
         ]  # fmt: skip
+
+
+async def test_taken_ports_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.double.events._PATIENCE_S", 0.0)
+    async with Double(events=True) as double:
+        port = int(double.engine.publisher.endpoint.rpartition(":")[2]) if double.engine.publisher else 0
+        other = Double(events_port=port)
+        with pytest.raises(OSError, match=f"cannot publish KV events on .*{port}"):
+            await other.start()
 
 
 @pytest.mark.parametrize("kept", [3])

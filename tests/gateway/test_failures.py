@@ -125,8 +125,8 @@ async def test_a_lease_that_ended_between_the_legs_is_not_used() -> None:
 
 async def test_a_first_byte_after_the_lease_is_not_believed() -> None:
     """A stream whose first byte comes too late is dropped before anything reached the client, and done again."""
-    async with Double("prefill", "p0", lease_s=0.6) as p, Double("decode", "d0") as d, Double("both", "j") as j:
-        async with Gateway.over(p, d, lease_margin_s=0.3) as gateway:
+    async with Double("prefill", "p0", lease_s=5.0) as p, Double("decode", "d0") as d, Double("both", "j") as j:
+        async with Gateway.over(p, d, lease_margin_s=4.0) as gateway:
             d.timing.transfer_latency_s = 30.0
             stream = await gateway.http.post("/v1/completions", json=STREAMED)
             right = await Pair(p, d, j, gateway).right("/v1/completions", BODY)
@@ -138,13 +138,15 @@ async def test_a_first_byte_after_the_lease_is_not_believed() -> None:
 @pytest.mark.parametrize("expires", [True, False])
 async def test_a_slow_answer_is_believed_only_if_no_blocks_expired_meanwhile(expires: bool) -> None:
     """Not streamed, the first byte says nothing: the prefill engine's own counter does."""
-    async with Double("prefill", "p0", lease_s=0.5) as p, Double("decode", "d0") as d, Double("both", "j") as j:
-        async with Gateway.over(p, d, lease_margin_s=0.4) as gateway:
-            d.timing.decode_a_s = 0.05
+    async with Double("prefill", "p0", lease_s=30.0) as p, Double("decode", "d0") as d, Double("both", "j") as j:
+        async with Gateway.over(p, d, lease_margin_s=29.0) as gateway:  # watched from one second on
+            d.timing.transfer_latency_s = 2.0
+            asked = asyncio.create_task(gateway.http.post("/v1/completions", json=BODY))
+            pool = gateway.app.fleet.engines["p0"].pool
+            await until(lambda: pool.busy == 0 and any(r.path == "/metrics" for r in p.requests), 20)
             if expires:
-                d.faults.mute_heartbeats = True
-                d.timing.transfer_latency_s = 0.8
-            answer = await gateway.http.post("/v1/completions", json=BODY)
+                assert p.expire_leases() == 1
+            answer = await asked
             right = await Pair(p, d, j, gateway).right("/v1/completions", BODY)
             assert answer.json()["choices"] == right["choices"]
             assert gateway.metric("baton_retries_total", leg="decode", cause="late") == (1 if expires else 0)
