@@ -67,7 +67,7 @@ async def test_replayed_events_are_what_the_pool_holds(client: Client) -> None:
     async with Double(events=True, num_blocks=40, max_model_len=512) as double:
         for at in range(12):
             await client.say(double, chat(f"{at % 5} " + TEXT, 30))
-        await asyncio.gather(*(client.say(double, chat(f"{at}" + " ab" * at, 200 + at)) for at in range(6)))
+        await asyncio.gather(*(client.say(double, chat(f"{at}" + " ab" * (5 - at), 200)) for at in range(6)))
         assert double.stats.preemptions > 0
         batches = await replay(client, double)
         assert [number for number, _ in batches] == list(range(len(batches)))
