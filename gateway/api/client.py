@@ -20,7 +20,7 @@ class Gone(Exception):
     """The client closed its connection."""
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, timeout_s: float) -> bytes:
+async def read_body(receive: Receive, limit: int, timeout_s: float) -> bytes:
     """The whole body, at most `limit` bytes. Raises `ApiError` (408, 413) and `Gone`."""
     pieces: list[bytes] = []
     size = 0

@@ -54,7 +54,7 @@ class Serving:
         try:
             if scope["method"] != "POST":
                 raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
-            raw = await read_body(receive, headers, self._settings.max_body_bytes, self._settings.body_timeout_s)
+            raw = await read_body(receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
             fields = bodies.parse(raw)
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)

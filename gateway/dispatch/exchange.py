@@ -35,8 +35,6 @@ class Exchange:
     """As the prefill engine counted them; 0 if none did."""
     times: dict[str, float] = field(default_factory=dict)
     """Seconds by step: route, prefill, decode (until the first byte)."""
-    began: bool = False
-    """The client has been sent something."""
 
     def stays_whole(self, why: str) -> None:
         """From here on this request is not split."""

@@ -145,7 +145,6 @@ class Dispatcher:
             model = x.request.model
             self._metrics.ttft(model).observe(tally.first_s - x.started)
             span.event("first_token")
-            x.began = True
             await client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
             await relay(answer, opened.first, client.send, self._settings.idle_timeout_s, tally)
             await client.end()
@@ -157,7 +156,6 @@ class Dispatcher:
         return answer.status
 
     async def _reply(self, x: Exchange, reply: Reply, client: Client) -> None:
-        x.began = True
         length = (b"content-length", str(len(reply.body)).encode())
         await client.start(reply.status, [*_relayed(reply.headers), length, *x.facts()])
         await client.send(reply.body)
