@@ -1,0 +1,1 @@
+"""The prefix index: which engine holds the KV of which prompt. One contract, in memory or in Redis."""
