@@ -1,7 +1,8 @@
 """From token ids to the chained hashes of KV blocks, as Baton's own index names them.
 
-A block's hash covers all tokens up to its end: `h[i] = xxh3_64(tokens of block i as little-endian uint32, seed=h[i-1])`,
-and the first one's seed names what else decides whether KV can be shared: model, block size, LoRA adapter, cache salt.
+A block's hash covers all tokens up to its end: `h[i] = xxh3_64(tokens of block i as little-endian uint32, h[i-1])`,
+where the second is the seed. The first one's seed names what else decides whether KV can be shared: model, block size,
+LoRA adapter, cache salt.
 An engine's own hashes are opaque to us; they are translated through the tokens in its events. 64 bits without a key are
 enough because a hash only steers where a request goes, never which KV is used.
 """
