@@ -64,6 +64,7 @@ class Model(_Strict):
 
     name: str = ""
     path: str = Field("", description="folder or hub id given to vLLM; must be one string for all engines")
+    tokenizer: str = Field("", description="folder or hub id of tokenizer and chat template, if not those of `path`")
     max_model_len: int | None = Field(None, gt=0, description="longest prompt + answer, tokens")
     block_size: int | None = Field(None, gt=0, description="tokens per KV block")
     lease_s: float = Field(LEASE_S, gt=0, description="how long a prefill engine holds blocks nobody has fetched")

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from engines.fleet import Fleet as FleetFile
 from gateway.api.client import Receive, Scope, Send
 from gateway.api.control import Readiness, failed, routes
 from gateway.api.serving import Serving
@@ -16,41 +18,58 @@ from gateway.dispatch.journey import Dispatcher
 from gateway.errors import ApiError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import Watch
+from gateway.index.enrol import Enrolment, Tokenizers
+from gateway.index.lookup import Lookup
 from gateway.prompt.apis import APIS
+from gateway.prompt.tokenizers import Folders
 from gateway.routing.router import Router
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
+from gateway.wire.pool import Limits
 from policies.registry import create
 
 
 class App:
     """One gateway: everything from a fleet to an ASGI callable."""
 
-    def __init__(self, fleet: Fleet, settings: Settings, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, fleet: Fleet, settings: Settings, tracing: Tracing | None = None, tokenizers: Tokenizers | None = None
+    ) -> None:
         self.fleet = fleet
         self.metrics = Metrics()
         self.metrics.watch(fleet)
-        self.readiness = Readiness(fleet)
+        self.lookup = Lookup(fleet, self.metrics, settings)
+        self.readiness = Readiness(fleet, self.lookup)
+        self._enrolment = Enrolment(self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         self._settings = settings
         self._tracing = tracing or Tracing.of(settings)
         router = Router(settings.policy, create(settings.policy), self.metrics)
-        dispatcher = Dispatcher(fleet, router, self.metrics, settings)
-        self._serving = Serving(fleet, dispatcher, self.metrics, self._tracing, settings)
+        dispatcher = Dispatcher(fleet, self.lookup, router, self.metrics, settings)
+        self._serving = Serving(fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
         self._others = Starlette(
             routes=routes(fleet, self.metrics, self.readiness),
             exception_handlers={HTTPException: _refused},
             lifespan=self._lifespan,
         )
 
+    @classmethod
+    def of(cls, file: FleetFile, settings: Settings, tracing: Tracing | None = None) -> Self:
+        """The gateway in front of the engines that a fleet file names."""
+        limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
+        folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
+        return cls(Fleet.of(file, limits), settings, tracing, Folders(folders, settings.tokenizer))
+
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        watch = Watch(self.fleet, self._settings)
+        watch = Watch(self.fleet, self._settings, self._enrolment)
         await watch.first_round()
         try:
             yield
         finally:
             await watch.stop()
+            await self._enrolment.close()
+            await self.lookup.close()
             self.fleet.close()
             await asyncio.to_thread(self._tracing.close)
 

@@ -13,9 +13,7 @@ from typer import Option
 
 from engines.fleet import ANY, LEASE_S, FleetError, Role
 from engines.fleet import Fleet as FleetFile
-from gateway.fleet.fleet import Fleet
 from gateway.settings import Effective, Settings, SettingsError
-from gateway.wire.pool import Limits
 from policies.registry import UnknownPolicy
 
 
@@ -31,7 +29,13 @@ def serve(
     ] = None,
     host: Annotated[str | None, Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, Option(help="Port to listen on. [default: 8000]")] = None,
-    policy: Annotated[str | None, Option(help="Routing policy. [default: least_loaded]")] = None,
+    redis: Annotated[
+        str | None, Option(help="Share index and load with other gateways: redis://host:port/0. [default: in memory]")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="Folder or cached hub id with the model's tokenizer and template. [default: none]")
+    ] = None,
+    policy: Annotated[str | None, Option(help="Routing policy. [default: lmetric]")] = None,
     otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
     log_level: Annotated[str | None, Option(help="debug, info, warning or error. [default: info]")] = None,
     print_config: Annotated[
@@ -46,7 +50,15 @@ def serve(
 
     Every setting can be given in the file's [gateway] table or as BATON_NAME in the environment too.
     """
-    flags = {"host": host, "port": port, "policy": policy, "otlp_endpoint": otlp_endpoint, "log_level": log_level}
+    flags = {
+        "host": host,
+        "port": port,
+        "redis": redis,
+        "tokenizer": tokenizer,
+        "policy": policy,
+        "otlp_endpoint": otlp_endpoint,
+        "log_level": log_level,
+    }
     urls = [
         (role, url)
         for role, given in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.BOTH, both))
@@ -61,21 +73,19 @@ def serve(
         effective = Effective.gather(flags, file.gateway, str(config))
         if print_config:
             return _show(effective)
-        settings = effective.settings
-        limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
-        run(Fleet.of(file, limits), settings)
+        run(file, effective.settings)
     except (FleetError, SettingsError, UnknownPolicy) as error:
         typer.secho(f"baton serve: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
-def run(fleet: Fleet, settings: Settings) -> None:
+def run(file: FleetFile, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
     from gateway.app import App
     from gateway.server import Server, log_to_stderr
 
     log_to_stderr(settings.log_level)
-    server = Server(App(fleet, settings), settings)
+    server = Server(App.of(file, settings), settings)
     # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):

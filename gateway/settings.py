@@ -21,7 +21,18 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, lt=65536, description="port to listen on")
-    policy: str = Field("least_loaded", description="routing policy: an installed name or module:Class")
+    policy: str = Field("lmetric", description="routing policy: an installed name or module:Class")
+
+    redis: str = Field("", description="index and load shared by all gateways: redis://host:port/0; empty: in memory")
+    tokenizer: str = Field("", description="folder with tokenizer and chat template, for models that name none")
+    prompt_mode: str = Field(
+        "auto", pattern="^(auto|local|render|learned)$", description="where token ids come from; auto: what is proven"
+    )
+    send_ids: bool = Field(True, description="send token ids along with both legs to engines that take them")
+    lookup_budget_s: float = Field(0.005, gt=0, description="until the index has answered; then by load alone")
+    speculation_s: float = Field(2.0, gt=0, description="how long a placement counts as cached before events say so")
+    learned_s: float = Field(300.0, gt=0, description="the same for engines without KV events")
+    session_s: float = Field(1800.0, gt=0, description="how long a session remembers its engine")
 
     max_body_bytes: int = Field(32 << 20, gt=0, description="largest request body; a larger one is refused with 413")
     max_answer_bytes: int = Field(64 << 20, gt=0, description="largest answer that is not streamed")

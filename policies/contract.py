@@ -27,7 +27,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     prompt_tokens: int
-    """Tokens in; estimated from the body's size while ids are not known."""
+    """Tokens in; estimated from the body's size where ids are not known."""
+    block_size: int = 1
+    """Tokens per KV block."""
+    session: str = ""
+    """The conversation it belongs to, as the client named it; empty if it did not."""
     output_tokens: int | None = None
     """The client's limit on tokens out, if it set one."""
     whole: str = ""
@@ -35,17 +39,24 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """One healthy engine as it stands now. Load counts what the gateway has in flight on it."""
+    """One healthy engine as it stands now. Load counts what all gateways have in flight on it."""
 
     name: str
     role: Role
     host: str = "localhost"
     prefill_requests: int = 0
     prefill_tokens: int = 0
-    """Prompt tokens in flight that the engine still has to prefill."""
+    """Uncached prompt tokens in flight that the engine still has to prefill."""
     decode_requests: int = 0
     decode_tokens: int = 0
     """Prompt tokens of the requests being decoded: the KV that they hold, without what was generated."""
+    cached_tokens: int = 0
+    """Leading tokens of this request's prompt that the engine does not have to compute: what it holds in its first
+    tier, or soon will."""
+    offloaded_tokens: int = 0
+    """The same on slower tiers (host memory, disk)."""
+    session: bool = False
+    """True for the engine that decoded the session's last request."""
 
     @property
     def prefills(self) -> bool:

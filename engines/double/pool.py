@@ -121,7 +121,13 @@ class Pool:
     def cache(
         self, blocks: Sequence[Block], names: Sequence[int], start: int, tokens: list[int], salt: str | None = None
     ) -> None:
-        """Enter the full blocks `blocks[start:len(names)]`, which hold `tokens`, into the prefix cache."""
+        """Enter the full blocks `blocks[start:len(names)]`, which hold `tokens`, into the prefix cache.
+
+        A block that came from another engine is in it already: its last token is computed again, and nothing is told.
+        """
+        while start < len(names) and blocks[start].name == names[start]:
+            start += 1
+            tokens = tokens[self.size :]
         for block, name in zip(blocks[start : len(names)], names[start:], strict=True):
             if block.name is None:
                 block.name = name

@@ -7,14 +7,16 @@ from starlette.routing import Route
 
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.fleet import Fleet
+from gateway.index.lookup import Lookup
 from gateway.telemetry.metrics import Metrics
 
 
 class Readiness:
     """Whether new requests should be sent here."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, lookup: Lookup) -> None:
         self._fleet = fleet
+        self._lookup = lookup
         self.draining = False
 
     @property
@@ -36,7 +38,13 @@ class Readiness:
             }
             for engine in self._fleet
         ]
-        return {"ready": self.ready, "draining": self.draining, "missing": self._fleet.missing(), "engines": engines}
+        return {
+            "ready": self.ready,
+            "draining": self.draining,
+            "missing": self._fleet.missing(),
+            "warnings": self._lookup.warnings(),
+            "engines": engines,
+        }
 
 
 def json(content: object, status: int = 200) -> Response:

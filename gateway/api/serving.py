@@ -11,6 +11,7 @@ from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.relay import Cut
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.fleet import Fleet
+from gateway.index.lookup import Lookup
 from gateway.prompt import body as bodies
 from gateway.prompt.apis import APIS, Api
 from gateway.prompt.split import whole
@@ -21,20 +22,25 @@ from policies.contract import Request
 
 log = logging.getLogger(__name__)
 
-BYTES_PER_TOKEN = 4
-"""Of English text, roughly: the measure of load until token ids are known."""
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 _PASSED_ON = (b"accept", b"user-agent")
+_SESSION_BYTES = 256
 
 
 class Serving:
     """One ASGI callable for all routes that engines answer."""
 
     def __init__(
-        self, fleet: Fleet, dispatcher: Dispatcher, metrics: Metrics, tracing: Tracing, settings: Settings
+        self,
+        fleet: Fleet,
+        lookup: Lookup,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        tracing: Tracing,
+        settings: Settings,
     ) -> None:
         self._fleet = fleet
+        self._lookup = lookup
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._tracing = tracing
@@ -58,8 +64,8 @@ class Serving:
             fields = bodies.parse(raw)
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)
-            x = self._exchange(api, fields, model, len(raw), headers, request_id, span, started)
             with Presence(receive):
+                x = await self._exchange(api, fields, model, len(raw), headers, request_id, span, started)
                 status = await self._dispatcher.serve(x, client)
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
         except Gone:
@@ -93,7 +99,7 @@ class Serving:
             raise model_not_found(named)
         return named
 
-    def _exchange(
+    async def _exchange(
         self,
         api: Api,
         fields: bodies.Fields,
@@ -105,12 +111,21 @@ class Serving:
         started: float,
     ) -> Exchange:
         limits = (bodies.number(fields, name) for name in api.limits)
+        session = _session(headers, fields)
+        looking = time.perf_counter()
+        sight = await self._lookup.look(model, api, fields, size, session)
+        times = {"look": time.perf_counter() - looking}
         return Exchange(
             api=api,
             fields=fields,
+            sight=sight,
+            session=session,
+            times=times,
             request=Request(
                 model=model,
-                prompt_tokens=size // BYTES_PER_TOKEN,
+                prompt_tokens=sight.reading.tokens,
+                block_size=sight.reading.step,
+                session=session.decode("latin-1"),
                 output_tokens=next((limit for limit in limits if limit is not None), None),
                 whole=whole(api, fields),
             ),
@@ -122,3 +137,11 @@ class Serving:
             explain=b"x-baton-facts" in headers,
             started=started,
         )
+
+
+def _session(headers: dict[bytes, bytes], fields: bodies.Fields) -> bytes:
+    """The conversation that a request belongs to: `X-Session-Id`, or OpenAI's `prompt_cache_key`; empty if unnamed."""
+    named = headers.get(b"x-session-id", b"")
+    if not named and isinstance(key := bodies.value(fields, "prompt_cache_key"), str):
+        named = key.encode("utf-8", "replace")
+    return named[:_SESSION_BYTES]

@@ -8,15 +8,17 @@ vLLM never compares tokens and does not check the parameters: incomplete ones ha
 decode engine ends its process, a read after the lease gives wrong tokens with status 200. So they are checked here.
 """
 
+from typing import NamedTuple
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from gateway.connector.lease import Transfer
-from gateway.prompt.apis import Api
+from gateway.prompt.apis import COMPLETIONS, Api
 from gateway.prompt.body import FALSE, ONE, TRUE, Fields, edit
 
 PARAMS = "kv_transfer_params"
-_ASK = Raw(b'{"do_remote_decode":true,"do_remote_prefill":false}')
+_ASK = b'{"do_remote_decode":true,"do_remote_prefill":false}'
 _EMPTY = (b"null", b"[]", b"[[]]")
 
 PREFILL_DROPS = (
@@ -54,10 +56,25 @@ class _Params(msgspec.Struct):
     remote_num_tokens: int | UnsetType = UNSET
 
 
+class Prefilled(NamedTuple):
+    """What a prefill engine has answered."""
+
+    transfer: Transfer
+    cached: int | None
+    """Prompt tokens that it did not have to compute; None if it does not say."""
+    ids: Raw | None
+    """The prompt's token ids, a JSON list, if they were asked for."""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     """OpenAI's names, and Anthropic's, where cached tokens are not part of `input_tokens`."""
 
     prompt_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
     input_tokens: int = 0
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -67,24 +84,57 @@ class _Usage(msgspec.Struct):
         cached = (self.cache_read_input_tokens or 0) + (self.cache_creation_input_tokens or 0)
         return self.prompt_tokens or self.input_tokens + cached
 
+    @property
+    def cached(self) -> int | None:
+        details = self.prompt_tokens_details
+        return self.cache_read_input_tokens if details is None else details.cached_tokens
+
+
+class _Choice(msgspec.Struct):
+    prompt_token_ids: Raw = Raw(b"null")
+
 
 class _Answer(msgspec.Struct):
     usage: _Usage
     kv_transfer_params: Raw | UnsetType = UNSET
+    prompt_token_ids: Raw = Raw(b"null")
+    choices: tuple[_Choice, ...] = ()
+
+    @property
+    def ids(self) -> Raw | None:
+        """Chat has them on top, completions in the choice."""
+        places = (self.prompt_token_ids, *(choice.prompt_token_ids for choice in self.choices[:1]))
+        return next((found for found in places if bytes(found) != b"null"), None)
 
 
 _answer = msgspec.json.Decoder(_Answer).decode
 _params = msgspec.json.Decoder(_Params).decode
 
 
-def prefill_body(api: Api, fields: Fields) -> bytes:
-    """Leg 1: the same prompt, one token, not streamed."""
+def prefill_body(api: Api, fields: Fields, ids: Raw | None = None, return_ids: bool = False) -> bytes:
+    """Leg 1: the same prompt, one token, not streamed. `ids` stand for the prompt; `return_ids` asks for them."""
     put = {name: ONE for name in api.limits if name in fields} or {api.limits[-1]: ONE}
-    return edit(fields, PREFILL_DROPS, {**put, "stream": FALSE, "ignore_eos": TRUE, PARAMS: _ASK})
+    if return_ids:
+        put["return_token_ids"] = TRUE
+    return edit(fields, PREFILL_DROPS, {**put, "stream": FALSE, "ignore_eos": TRUE, **_carried(api, _ASK, ids)})
 
 
-def receive(answer: bytes, answered_s: float, lease_s: float, margin_s: float) -> Transfer:
-    """Read leg 1's answer. Raises `Incomplete`."""
+def _carried(api: Api, params: bytes, ids: Raw | None) -> dict[str, Raw]:
+    """Transfer parameters and, where there are any, the ids that stand for the prompt.
+
+    On chat, responses and messages vLLM takes them inside the parameters; completions take them as the prompt.
+    """
+    if ids is None:
+        return {PARAMS: Raw(params)}
+    if api is COMPLETIONS:
+        return {PARAMS: Raw(params), "prompt": ids}
+    return {PARAMS: Raw(b'{"prompt_token_ids":%b,%b' % (bytes(ids), params.lstrip()[1:]))}
+
+
+def receive(
+    answer: bytes, answered_s: float, lease_s: float, margin_s: float, expected: int | None = None
+) -> Prefilled:
+    """Read leg 1's answer. `expected` is the number of ids that stood for the prompt. Raises `Incomplete`."""
     try:
         decoded = _answer(answer)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -106,12 +156,15 @@ def receive(answer: bytes, answered_s: float, lease_s: float, margin_s: float) -
         raise Incomplete("usage does not count the prompt")
     if params.remote_num_tokens not in (UNSET, prompt_tokens):
         raise Incomplete(f"{params.remote_num_tokens} tokens to fetch for a prompt of {prompt_tokens}")
-    return Transfer(decoded.kv_transfer_params, prompt_tokens, answered_s, lease_s, margin_s)
+    if expected not in (None, prompt_tokens):
+        raise Incomplete(f"prefilled {prompt_tokens} tokens where {expected} ids were sent")
+    transfer = Transfer(decoded.kv_transfer_params, prompt_tokens, answered_s, lease_s, margin_s)
+    return Prefilled(transfer, decoded.usage.cached, decoded.ids)
 
 
-def decode_body(fields: Fields, params: Raw) -> bytes:
-    """Leg 2: the request itself, and where its KV is."""
-    return edit(fields, (), {PARAMS: params})
+def decode_body(api: Api, fields: Fields, params: Raw, ids: Raw | None = None) -> bytes:
+    """Leg 2: the request itself, where its KV is, and the ids that stood for the prompt on leg 1."""
+    return edit(fields, (), _carried(api, bytes(params), ids))
 
 
 def whole_body(fields: Fields) -> bytes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from gateway.index.sight import Sight
 from gateway.prompt.apis import Api
 from gateway.prompt.body import Fields
 from gateway.telemetry.tracing import Span
@@ -20,6 +21,8 @@ class Exchange:
     api: Api
     fields: Fields
     request: Request
+    sight: Sight
+    """What the index knows of its prompt."""
     stream: bool
     request_id: bytes
     """The client's name for it, or ours; echoed."""
@@ -30,11 +33,21 @@ class Exchange:
     span: Span
     explain: bool = False
     started: float = field(default_factory=time.perf_counter)
+    session: bytes = b""
+    """The conversation it belongs to, as the client named it."""
     placement: Placement | None = None
+    ids: msgspec.Raw | None = None
+    """Token ids, a JSON list, that stand for the prompt on both legs of the current attempt."""
+    ask_ids: bool = False
+    """Whether the prefill engine shall return its own ids."""
+    cached_tokens: int | None = None
+    """Prompt tokens that the prefill engine did not have to compute, as it said."""
     prompt_tokens: int = 0
     """As the prefill engine counted them; 0 if none did."""
+    predicted: dict[bytes, int] = field(default_factory=dict)
+    """Cached tokens that the index gave the chosen engines, by leg."""
     times: dict[str, float] = field(default_factory=dict)
-    """Seconds by step: route, prefill, decode (until the first byte)."""
+    """Seconds by step: look, route, prefill, decode (until the first byte)."""
 
     def stays_whole(self, why: str) -> None:
         """From here on this request is not split."""
@@ -62,4 +75,7 @@ class Exchange:
             facts.append((b"x-baton-prefill", self.placement.prefill.encode()))
         if self.prompt_tokens:
             facts.append((b"x-baton-prompt-tokens", str(self.prompt_tokens).encode()))
+        if self.cached_tokens is not None:
+            facts.append((b"x-baton-cached-tokens", str(self.cached_tokens).encode()))
+        facts += [(b"x-baton-predicted-" + leg, str(tokens).encode()) for leg, tokens in self.predicted.items()]
         return facts

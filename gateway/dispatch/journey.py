@@ -1,4 +1,4 @@
-"""The journey of a request from its placement to its answer: place, book, prefill, decode, relay.
+"""The journey of a request from its placement to its answer: place, book, prefill, decode, relay, learn.
 
 The one place where something is tried again; what follows a failure is decided in `verdict`.
 """
@@ -9,7 +9,7 @@ import time
 from typing import Protocol
 
 from gateway.connector.lease import Transfer
-from gateway.dispatch import legs
+from gateway.dispatch import ids, legs
 from gateway.dispatch.exchange import Exchange, Headers
 from gateway.dispatch.failure import LegFailed, Reply
 from gateway.dispatch.legs import Opened
@@ -19,6 +19,7 @@ from gateway.errors import ApiError, unavailable
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
+from gateway.index.lookup import Lookup
 from gateway.routing.router import Router
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
@@ -53,8 +54,9 @@ class Client(Protocol):
 class Dispatcher:
     """Carries out requests on a fleet."""
 
-    def __init__(self, fleet: Fleet, router: Router, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, lookup: Lookup, router: Router, metrics: Metrics, settings: Settings) -> None:
         self._fleet = fleet
+        self._lookup = lookup
         self._router = router
         self._metrics = metrics
         self._settings = settings
@@ -72,9 +74,10 @@ class Dispatcher:
             x.times["route"] = time.perf_counter() - placed
             prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
             decode = self._fleet.engines[placement.decode]
-            with Booking(prefill, decode, x.request.prompt_tokens) as booking:
+            with Booking(prefill, decode, self._uncached(x, prefill or decode), x.request.prompt_tokens) as booking:
+                self._prepare(x, prefill, decode)
                 try:
-                    transfer = await self._prefill(x, prefill, booking)
+                    transfer = await self._prefill(x, prefill, decode, booking)
                     return await self._decode(x, decode, transfer, prefill, client, booking)
                 except LegFailed as failed:
                     failure = failed
@@ -84,24 +87,42 @@ class Dispatcher:
     async def _snapshot(self, x: Exchange, avoid: set[str], failure: LegFailed | None) -> Snapshot | None:
         """The engines to choose from; waits for one if there is none at all. None: all there are were tried."""
         model = x.request.model
-        snapshot = self._fleet.snapshot(model, avoid)
+        snapshot = self._fleet.snapshot(model, x.sight, avoid)
         if snapshot is not None or failure is not None:
             return snapshot
         try:
             async with asyncio.timeout(self._settings.engine_wait_s):
                 while snapshot is None:
                     await self._fleet.changed()
-                    snapshot = self._fleet.snapshot(model, avoid)
+                    snapshot = self._fleet.snapshot(model, x.sight, avoid)
         except TimeoutError:
             raise unavailable(f"No engine can serve `{model}` now.") from None
         return snapshot
 
-    async def _prefill(self, x: Exchange, engine: Engine | None, booking: Booking) -> Transfer | None:
+    def _uncached(self, x: Exchange, engine: Engine) -> int:
+        """Tokens that `engine` will have to prefill."""
+        return max(1, x.request.prompt_tokens - x.sight.cached(engine.url))
+
+    def _prepare(self, x: Exchange, prefill: Engine | None, decode: Engine) -> None:
+        """What else follows from a placement: who will hold the prompt, and which ids go along."""
+        engines = [decode] if prefill is None else [prefill, decode]
+        x.predicted = {
+            leg: x.sight.exact(e.url) for leg, e in zip((b"decode", b"prefill"), engines[::-1], strict=False)
+        }
+        self._lookup.placed(x.sight, engines, x.session)
+        x.ids, x.ask_ids = None, False
+        if prefill is not None:
+            x.ids, x.ask_ids = ids.plan(x.sight, x.api, x.fields, prefill, decode)
+
+    async def _prefill(self, x: Exchange, engine: Engine | None, decode: Engine, booking: Booking) -> Transfer | None:
         if engine is None:
             return None
-        transfer = await legs.prefill(x, engine, self._settings)
+        transfer, x.cached_tokens, returned = await legs.prefill(x, engine, self._settings)
         booking.prefilled()
         self._metrics.legs("prefill", engine.name).observe(x.times["prefill"])
+        self._lookup.prefilled(x.sight, engine, transfer.prompt_tokens, x.cached_tokens, returned)
+        if returned is not None and ids.fit(x.api, x.fields, decode):
+            x.ids = returned
         return transfer
 
     async def _decode(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.connector import nixl_pull
 from gateway.connector.lease import Stale, Transfer
-from gateway.connector.nixl_pull import Incomplete
+from gateway.connector.nixl_pull import Incomplete, Prefilled
 from gateway.dispatch.exchange import Exchange
 from gateway.dispatch.expiry import Expiry
 from gateway.dispatch.failure import LegFailed, Reply, cause_of, cause_of_status
@@ -26,18 +26,19 @@ class Opened:
     first: bytes
 
 
-async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Transfer:
+async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Prefilled:
     """Leg 1: compute the prompt's KV on `engine`. Raises `LegFailed`."""
     span = x.span.leg("prefill", engine.name)
     start = time.perf_counter()
     try:
-        body = nixl_pull.prefill_body(x.api, x.fields)
+        body = nixl_pull.prefill_body(x.api, x.fields, x.ids, x.ask_ids)
         reply = await _call(x, Leg.PREFILL, engine, body, settings, settings.prefill_timeout_s, span, remote=False)
         if reply.status != 200:
             raise LegFailed(Leg.PREFILL, engine.name, cause_of_status(reply.status), f"status {reply.status}")
         now = asyncio.get_running_loop().time()
         try:
-            transfer = nixl_pull.receive(reply.body, now, engine.lease_s, settings.lease_margin_s)
+            expected = x.sight.reading.tokens if x.ids is not None else None
+            prefilled = nixl_pull.receive(reply.body, now, engine.lease_s, settings.lease_margin_s, expected)
         except Incomplete as error:
             raise LegFailed(Leg.PREFILL, engine.name, "incomplete", str(error)) from None
     except LegFailed as failure:
@@ -47,9 +48,9 @@ async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Transfer:
         span.end(error="cancelled")
         raise
     x.times["prefill"] = time.perf_counter() - start
-    x.prompt_tokens = transfer.prompt_tokens
-    span.end({"gen_ai.usage.input_tokens": transfer.prompt_tokens})
-    return transfer
+    x.prompt_tokens = prefilled.transfer.prompt_tokens
+    span.end({"gen_ai.usage.input_tokens": x.prompt_tokens})
+    return prefilled
 
 
 async def decode(
@@ -67,7 +68,7 @@ async def decode(
         body = nixl_pull.whole_body(x.fields)
     else:
         try:
-            body = nixl_pull.decode_body(x.fields, transfer.take(now))
+            body = nixl_pull.decode_body(x.api, x.fields, transfer.take(now), x.ids)
         except Stale:
             raise LegFailed(Leg.DECODE, engine.name, "late", "the lease ended between the legs") from None
     expiry = None

@@ -14,16 +14,18 @@ class Booking:
     what is left.
     """
 
-    __slots__ = ("_decode", "_prefill", "_prefilling", "_released", "_tokens")
+    __slots__ = ("_decode", "_new", "_prefill", "_prefilling", "_released", "_tokens")
 
-    def __init__(self, prefill: Engine | None, decode: Engine, tokens: int) -> None:
+    def __init__(self, prefill: Engine | None, decode: Engine, new: int, tokens: int) -> None:
+        """`new` of the prompt's `tokens` are not cached on the engine that prefills."""
         self._prefill = prefill or decode
         self._decode = decode
+        self._new = new
         self._tokens = tokens
         self._prefilling = True
         self._released = False
         self._prefill.prefill_requests += 1
-        self._prefill.prefill_tokens += tokens
+        self._prefill.prefill_tokens += new
         decode.decode_requests += 1
         decode.decode_tokens += tokens
 
@@ -32,7 +34,7 @@ class Booking:
         if self._prefilling:
             self._prefilling = False
             self._prefill.prefill_requests -= 1
-            self._prefill.prefill_tokens -= self._tokens
+            self._prefill.prefill_tokens -= self._new
 
     def release(self) -> None:
         """Give everything back. Safe to call twice."""

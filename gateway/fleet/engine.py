@@ -1,9 +1,11 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
 from enum import StrEnum
+from typing import Protocol
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
+from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
 
@@ -13,6 +15,17 @@ class State(StrEnum):
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+
+
+class Sight(Protocol):
+    """What is known of one request: who holds the beginning of its prompt, and what other gateways have in flight."""
+
+    bound: str
+    """URL of the engine that its session was decoded on last."""
+
+    def cached(self, url: str) -> int: ...
+    def offloaded(self, url: str) -> int: ...
+    def load(self, url: str) -> InFlight: ...
 
 
 class Engine:
@@ -39,6 +52,14 @@ class Engine:
         self.model = model
         self.served: dict[str, bytes] = {}
         """Models that the engine says it serves: id -> its entry in `/v1/models`, as JSON."""
+        self.adapters: frozenset[str] = frozenset()
+        """Those of them that are LoRA adapters of `model`."""
+        self.started_s = 0.0
+        """When its process started (Unix time); 0 while unknown."""
+        self.enrolled = False
+        """Whether this incarnation has been asked all that the gateway wants to know of it."""
+        self.takes_ids = False
+        """Whether it takes token ids in place of messages; found out by a probe."""
         self.prefill_requests = 0
         self.prefill_tokens = 0
         self.decode_requests = 0
@@ -47,16 +68,30 @@ class Engine:
     def serves(self, model: str) -> bool:
         return model == self.model or model in self.served
 
-    def view(self) -> contract.Engine:
-        """What a policy sees."""
+    @property
+    def incarnation(self) -> str:
+        """This run of it, by a name that all gateways share: a restarted engine holds nothing of what it held."""
+        return f"{self.url}#{self.started_s:.0f}"
+
+    @property
+    def in_flight(self) -> InFlight:
+        """What this gateway has in flight on it."""
+        return InFlight(self.prefill_requests, self.prefill_tokens, self.decode_requests, self.decode_tokens)
+
+    def view(self, sight: Sight) -> contract.Engine:
+        """What a policy sees when it places the request of `sight`."""
+        others = sight.load(self.url)
         return contract.Engine(
             name=self.name,
             role=self.role.value,
             host=self.host,
-            prefill_requests=self.prefill_requests,
-            prefill_tokens=self.prefill_tokens,
-            decode_requests=self.decode_requests,
-            decode_tokens=self.decode_tokens,
+            prefill_requests=self.prefill_requests + others.prefill_requests,
+            prefill_tokens=self.prefill_tokens + others.prefill_tokens,
+            decode_requests=self.decode_requests + others.decode_requests,
+            decode_tokens=self.decode_tokens + others.decode_tokens,
+            cached_tokens=sight.cached(self.url),
+            offloaded_tokens=sight.offloaded(self.url),
+            session=sight.bound == self.url,
         )
 
     def __repr__(self) -> str:

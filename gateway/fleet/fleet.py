@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import policies.contract as contract
 from engines.fleet import ANY
 from engines.fleet import Fleet as FleetFile
-from gateway.fleet.engine import Engine, State
+from gateway.fleet.engine import Engine, Sight, State
+from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits
 
 
@@ -52,10 +53,21 @@ class Fleet:
         """True if some engine serves the model, up or not."""
         return any(engine.serves(model) for engine in self)
 
-    def snapshot(self, model: str, avoid: Collection[str] = ()) -> contract.Fleet | None:
+    def base(self, model: str) -> tuple[str, str]:
+        """The model that engines run when `model` is asked for, and the LoRA adapter (empty if it is none)."""
+        for engine in self:
+            if model == engine.model or model in engine.served:
+                return engine.model, model if model in engine.adapters else ""
+        return model, ""
+
+    def loads(self) -> dict[str, InFlight]:
+        """What this gateway has in flight, by engine URL; idle engines are left out."""
+        return {e.url: e.in_flight for e in self if e.decode_requests or e.prefill_requests}
+
+    def snapshot(self, model: str, sight: Sight, avoid: Collection[str] = ()) -> contract.Fleet | None:
         """The healthy engines that serve `model`, without those to avoid; None if none of them can answer."""
         views = tuple(
-            engine.view()
+            engine.view(sight)
             for engine in self
             if engine.state is State.UP and engine.name not in avoid and engine.serves(model)
         )

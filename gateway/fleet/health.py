@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Protocol
 
 import httpx
 import msgspec
@@ -13,8 +14,18 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 
+class Listener(Protocol):
+    """Who wants to know when engines come and go. Must not block."""
+
+    def up(self, engine: Engine) -> None: ...
+
+    def down(self, engine: Engine, gone: bool) -> None:
+        """`gone`: nobody listens on its port, so its process has ended."""
+
+
 class _Entry(msgspec.Struct):
     id: str
+    parent: str | None = None
 
 
 class _Models(msgspec.Struct):
@@ -37,7 +48,9 @@ async def check(engine: Engine, http: httpx.AsyncClient) -> str:
             return f"/health answered {health.status_code}"
         if engine.state is not State.UP:
             models = msgspec.json.decode((await http.get("/v1/models")).content, type=_Models)
-            engine.served = {msgspec.json.decode(entry, type=_Entry).id: bytes(entry) for entry in models.data}
+            entries = [(msgspec.json.decode(entry, type=_Entry), bytes(entry)) for entry in models.data]
+            engine.served = {entry.id: raw for entry, raw in entries}
+            engine.adapters = frozenset(entry.id for entry, _ in entries if entry.parent)
             if engine.model and engine.model not in engine.served:
                 return f"serves {', '.join(engine.served) or 'nothing'}, not {engine.model}: check --served-model-name"
             engine.model = engine.model or next(iter(engine.served), "")
@@ -49,9 +62,10 @@ async def check(engine: Engine, http: httpx.AsyncClient) -> str:
 class Watch:
     """Health checks of a fleet, one task per engine, until `stop`."""
 
-    def __init__(self, fleet: Fleet, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, settings: Settings, listener: Listener) -> None:
         self._fleet = fleet
         self._settings = settings
+        self._listener = listener
         self._checked = {engine.name: asyncio.Event() for engine in fleet}
         self._tasks = [asyncio.create_task(self._watch(engine), name=f"health {engine.name}") for engine in fleet]
 
@@ -73,6 +87,10 @@ class Watch:
                 if state is not engine.state:
                     level = logging.WARNING if why else logging.INFO
                     log.log(level, "engine %s (%s) is %s%s", engine.name, engine.url, state, why and f": {why}")
+                    if state is State.UP:
+                        self._listener.up(engine)
+                    else:
+                        self._listener.down(engine, gone=why.startswith("ConnectError"))
                 self._fleet.mark(engine, state, why)
                 self._checked[engine.name].set()
                 await asyncio.sleep(self._settings.health_interval_s)

@@ -59,7 +59,7 @@ class Match(msgspec.Struct, frozen=True):
     held: Mapping[Holder, int] = {}
     """Exact, from the engines' events."""
     expected: Mapping[str, int] = {}
-    """Engine URL -> blocks that placements of the last seconds will create; rounded down to a grid of 32 blocks."""
+    """Engine URL -> blocks that placements of the last seconds will create; rounded down to a coarse grid."""
     learned: Mapping[str, int] = {}
     """The same with a long life, for engines without events."""
     others: Mapping[str, InFlight] = {}
@@ -126,6 +126,10 @@ class Index(Protocol):
 
     async def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
         """The session's next prompts (with the same first block) would do well on this engine."""
+        ...
+
+    def know(self, names: Sequence[str]) -> None:
+        """Names of engines (URLs, and those under which guesses are kept) that other gateways may speak of."""
         ...
 
     def publish(self, loads: Mapping[str, InFlight]) -> None:

@@ -17,7 +17,7 @@ from gateway.fleet.fleet import Fleet
 
 _FAST = (0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01)
+_DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 
 
 disable_created_metrics()  # a series per counter that nobody reads
@@ -58,6 +58,15 @@ class Metrics:
         )
         self.retries = counter("baton_retries", "Legs that failed and what followed.", "leg", "cause")
         self.transfers = counter("baton_transfers", "KV transfers by what became of their parameters.", "outcome")
+        self.reading = histogram("baton_prompt_seconds", "Time to read one prompt.", _DECISION, "mode")
+        self.lookup = histogram("baton_lookup_seconds", "Time of one index lookup.", _DECISION, "model")
+        self.lookups = counter("baton_lookups", "Index lookups: hit, miss or unavailable.", "outcome")
+        self.prefix_tokens = counter(
+            "baton_prefix_tokens",
+            "Prompt tokens of prefills: all of them, those predicted cached, those actually cached.",
+            "engine",
+            "kind",
+        )
         Info("baton_build", "Version.", registry=self.registry).info({"version": version("baton-gateway")})
 
     def watch(self, fleet: Fleet) -> None:

@@ -13,12 +13,15 @@ from engines.double import Double
 from engines.fleet import Fleet as FleetFile
 from gateway.app import App
 from gateway.fleet.fleet import Fleet
+from gateway.index.namespace import Namespace
+from gateway.prompt.prompts import PromptReader
 from gateway.server import Server
 from gateway.settings import Settings
 from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
+from tests.gateway.readers import DoubleTokenizers
 
-FAST = {"port": 0, "health_interval_s": 0.05, "engine_wait_s": 0.2, "connect_timeout_s": 1.0}
+FAST = {"port": 0, "health_interval_s": 0.05, "engine_wait_s": 0.2, "connect_timeout_s": 1.0, "send_ids": False}
 
 
 @dataclass
@@ -32,14 +35,17 @@ class Gateway:
 
     @classmethod
     @asynccontextmanager
-    async def over(cls, *doubles: Double, tracing: Tracing | None = None, **settings: Any) -> AsyncIterator[Self]:
-        """A gateway in front of these doubles."""
+    async def over(
+        cls, *doubles: Double, tracing: Tracing | None = None, reader: PromptReader | None = None, **settings: Any
+    ) -> AsyncIterator[Self]:
+        """A gateway in front of these doubles; with `reader` it reads prompts by itself."""
         engines = [{"name": d.name, "role": d.role, "url": d.url} for d in doubles]
         models = {doubles[0].model: {"lease_s": doubles[0].lease_s}}
         file = FleetFile.parse({"models": models, "engines": engines})
         config = Settings(**{**FAST, **settings})
         limits = Limits(connections=config.connections_per_engine, connect_s=config.connect_timeout_s)
-        app = App(Fleet.of(file, limits), config, tracing)
+        tokenizers = DoubleTokenizers(reader) if reader is not None else None
+        app = App(Fleet.of(file, limits), config, tracing, tokenizers)
         server = Server(app, config)
         serving = asyncio.create_task(server._serve())
         while not server.started:
@@ -53,6 +59,12 @@ class Gateway:
         finally:
             server.should_exit = True
             await serving
+
+    async def enrolled(self) -> Namespace:
+        """Wait until everything is known of every engine; returns the only model's namespace."""
+        engines = list(self.app.fleet)
+        await until(lambda: all(engine.enrolled for engine in engines), 10)
+        return next(iter(self.app.lookup.namespaces.values()))
 
     def booked(self) -> int:
         """Requests and tokens booked on any engine."""

@@ -32,8 +32,8 @@ def answer(params: dict[str, Any] | None = None, **usage: int) -> bytes:
     return json.dumps({"usage": usage or {"prompt_tokens": 70}, "kv_transfer_params": params or PARAMS}).encode()
 
 
-def receive(raw: bytes) -> Transfer:
-    return nixl_pull.receive(raw, answered_s=100.0, lease_s=30.0, margin_s=5.0)
+def receive(raw: bytes, expected: int | None = None) -> Transfer:
+    return nixl_pull.receive(raw, 100.0, lease_s=30.0, margin_s=5.0, expected=expected).transfer
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,44 @@ def test_prefill_leg_asks_for_one_token_and_the_parameters(
 def test_decode_leg_is_the_request_and_the_parameters_unchanged() -> None:
     body = b'{"model":"m","prompt":"x","seed":1.0,"stream":true}'
     params = receive(answer()).take(101.0)
-    leg = nixl_pull.decode_body(parse(body), params)
+    leg = nixl_pull.decode_body(CHAT, parse(body), params)
     assert leg == body[:-1] + b',"kv_transfer_params":' + json.dumps(PARAMS).encode() + b"}"
+
+
+@pytest.mark.parametrize("api", [CHAT, RESPONSES, MESSAGES, COMPLETIONS])
+def test_ids_stand_for_the_prompt_on_both_legs(api: Api) -> None:
+    fields = parse(json.dumps({"model": "m", api.prompt: "x"}).encode())
+    ids = msgspec.Raw(b"[3,4,5]")
+    first = json.loads(nixl_pull.prefill_body(api, fields, ids, return_ids=True))
+    second = json.loads(nixl_pull.decode_body(api, fields, receive(answer()).take(101.0), ids))
+    assert first["return_token_ids"] is True
+    carried = {} if api is COMPLETIONS else {"prompt_token_ids": [3, 4, 5]}
+    assert first["kv_transfer_params"] == {**carried, "do_remote_decode": True, "do_remote_prefill": False}
+    assert second["kv_transfer_params"] == {**carried, **PARAMS}
+    assert first[api.prompt] == second[api.prompt] == ([3, 4, 5] if api is COMPLETIONS else "x")
+
+
+def test_another_length_than_that_of_the_ids_is_refused() -> None:
+    assert receive(answer(), expected=70).prompt_tokens == 70
+    with pytest.raises(Incomplete, match="70 tokens where 5 ids were sent"):
+        receive(answer(), expected=5)
+
+
+@pytest.mark.parametrize(
+    ("more", "ids"),
+    [
+        ({}, None),
+        ({"prompt_token_ids": None, "choices": []}, None),
+        ({"prompt_token_ids": [1, 2]}, b"[1, 2]"),
+        ({"choices": [{"prompt_token_ids": [1, 2]}]}, b"[1, 2]"),
+    ],
+)
+def test_returned_ids_and_cached_tokens_are_read(more: dict[str, Any], ids: bytes | None) -> None:
+    usage = {"prompt_tokens": 70, "prompt_tokens_details": {"cached_tokens": 64}}
+    raw = json.dumps({"usage": usage, "kv_transfer_params": PARAMS, **more}).encode()
+    prefilled = nixl_pull.receive(raw, 100.0, lease_s=30.0, margin_s=5.0)
+    assert prefilled.cached == 64
+    assert (None if prefilled.ids is None else bytes(prefilled.ids)) == ids
 
 
 @pytest.mark.parametrize("missing", [name for name in PARAMS if name.startswith(("do_remote_prefill", "remote_"))])

@@ -24,14 +24,20 @@ class Bookings(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.engines = [Engine(f"e{i}", f"http://127.0.0.1:{i + 1}", Role.BOTH) for i in range(3)]
-        self.open: dict[Booking, tuple[Engine, Engine, int]] = {}
+        self.open: dict[Booking, tuple[Engine, Engine, int, int]] = {}
         self.prefilling: set[Booking] = set()
 
-    @rule(target=bookings, prefill=st.none() | st.integers(0, 2), decode=st.integers(0, 2), tokens=st.integers(0, 9))
-    def book(self, prefill: int | None, decode: int, tokens: int) -> Booking:
+    @rule(
+        target=bookings,
+        prefill=st.none() | st.integers(0, 2),
+        decode=st.integers(0, 2),
+        new=st.integers(0, 9),
+        cached=st.integers(0, 9),
+    )
+    def book(self, prefill: int | None, decode: int, new: int, cached: int) -> Booking:
         source = None if prefill is None else self.engines[prefill]
-        booking = Booking(source, self.engines[decode], tokens)
-        self.open[booking] = (source or self.engines[decode], self.engines[decode], tokens)
+        booking = Booking(source, self.engines[decode], new, new + cached)
+        self.open[booking] = (source or self.engines[decode], self.engines[decode], new, new + cached)
         self.prefilling.add(booking)
         return booking
 
@@ -49,8 +55,8 @@ class Bookings(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         for engine in self.engines:
-            prefills = [t for b, (p, _, t) in self.open.items() if p is engine and b in self.prefilling]
-            decodes = [t for _, d, t in self.open.values() if d is engine]
+            prefills = [new for b, (p, _, new, _) in self.open.items() if p is engine and b in self.prefilling]
+            decodes = [tokens for _, d, _, tokens in self.open.values() if d is engine]
             assert (engine.prefill_requests, engine.prefill_tokens) == (len(prefills), sum(prefills))
             assert (engine.decode_requests, engine.decode_tokens) == (len(decodes), sum(decodes))
 

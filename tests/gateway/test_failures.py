@@ -143,7 +143,12 @@ async def test_a_slow_answer_is_believed_only_if_no_blocks_expired_meanwhile(exp
             d.timing.transfer_latency_s = 2.0
             asked = asyncio.create_task(gateway.http.post("/v1/completions", json=BODY))
             pool = gateway.app.fleet.engines["p0"].pool
-            await until(lambda: pool.busy == 0 and any(r.path == "/metrics" for r in p.requests), 20)
+
+            def watched() -> bool:
+                paths = [request.path for request in p.requests]
+                return "/v1/completions" in paths and "/metrics" in paths[paths.index("/v1/completions") :]
+
+            await until(lambda: pool.busy == 0 and watched(), 20)
             if expires:
                 assert p.expire_leases() == 1
             answer = await asked

@@ -1,0 +1,27 @@
+"""What an engine says of itself when it comes up: its block size, its KV events, when it started."""
+
+import re
+
+import httpx
+import msgspec
+
+from engines.surface import total
+
+START_TIME = "process_start_time_seconds"
+_BLOCK_SIZE = re.compile(r'^vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', re.MULTILINE)
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Facts about one incarnation of an engine."""
+
+    block_size: int | None = None
+    """Tokens per KV block; None if its metrics do not say."""
+    started_s: float = 0.0
+    """When its process started (Unix time); another value is another incarnation. 0 if unknown."""
+
+
+async def facts(http: httpx.AsyncClient) -> Facts:
+    """Ask an engine. Raises `httpx.HTTPError`."""
+    page = (await http.get("/metrics")).text
+    size = _BLOCK_SIZE.search(page)
+    return Facts(int(size[1]) if size else None, total(page, START_TIME) or 0.0)

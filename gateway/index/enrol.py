@@ -1,0 +1,116 @@
+"""An engine comes up or goes: what is learnt of it, and what is forgotten.
+
+Beside the requests, one task an engine: its block size, whether it reads prompts as we do, where its KV events are.
+What fails is tried again; what is wrong is kept in words, with its mend, until the engine comes back.
+"""
+
+import asyncio
+import logging
+from typing import Protocol
+
+import httpx
+
+from gateway.fleet.engine import Engine
+from gateway.fleet.facts import facts
+from gateway.fleet.health import client
+from gateway.index.contract import Unavailable
+from gateway.index.events.ingest import Ingest
+from gateway.index.events.stream import sources
+from gateway.index.lookup import Lookup
+from gateway.index.namespace import Namespace
+from gateway.index.open import open_index
+from gateway.prompt import probe
+from gateway.prompt.prompts import Mode, PromptReader, Prompts
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BLOCK_SIZE = 16
+"""vLLM's, for engines that do not say."""
+
+_AGAIN_S = 1.0
+
+
+class Tokenizers(Protocol):
+    """Where the tokenizers of models are found."""
+
+    async def reader(self, model: str) -> tuple[PromptReader | None, str]:
+        """The model's reader; or none, and why."""
+        ...
+
+
+class Enrolment:
+    """Keeps the namespaces of a `Lookup` in step with its fleet."""
+
+    def __init__(self, lookup: Lookup, tokenizers: Tokenizers, settings: Settings) -> None:
+        self._lookup = lookup
+        self._tokenizers = tokenizers
+        self._settings = settings
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._opening = asyncio.Lock()
+
+    def up(self, engine: Engine) -> None:
+        """The engine answers; nothing waits for what is learnt now."""
+        self.down(engine, gone=False)
+        engine.takes_ids = engine.enrolled = False
+        self._tasks[engine.name] = asyncio.create_task(self._enrol(engine), name=f"enrol {engine.name}")
+
+    def down(self, engine: Engine, gone: bool) -> None:
+        """The engine does not answer. `gone`: its process has ended, and its cache with it."""
+        if (task := self._tasks.pop(engine.name, None)) is not None:
+            task.cancel()
+        namespace = self._lookup.namespaces.get(engine.model)
+        if namespace is not None and gone:
+            namespace.ingest.restarted(engine.url)
+
+    async def _enrol(self, engine: Engine) -> None:
+        async with client(engine, self._settings.health_timeout_s) as http:
+            while True:
+                try:
+                    return await self._learn(engine, http)
+                except (httpx.HTTPError, Unavailable, OSError) as error:
+                    log.warning("engine %s: not in the index yet: %s: %s", engine.name, type(error).__name__, error)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _learn(self, engine: Engine, http: httpx.AsyncClient) -> None:
+        told = await facts(http)
+        namespace = await self._namespace(engine, told.block_size)
+        if engine.started_s not in (0.0, told.started_s):
+            namespace.ingest.restarted(engine.url)
+        namespace.names.pop(engine.incarnation, None)
+        engine.started_s = told.started_s
+        namespace.names[engine.incarnation] = engine.url
+        namespace.index.know([engine.url, engine.incarnation])
+        prompts = namespace.prompts
+        namespace.wrong.pop(engine.name, None)
+        if told.block_size not in (None, prompts.block_size):
+            wrong = (
+                f"engine {engine.name} has block size {told.block_size}, the others of model {engine.model} have "
+                f"{prompts.block_size}: give all of them the same --block-size"
+            )
+            namespace.wrong[engine.name] = wrong
+            log.warning("%s", wrong)
+        await namespace.ingest.add(engine.url, await sources(engine.url, http))
+        if prompts.reader is not None:
+            prompts.verdict(engine.name, await probe.disagreement(http, engine.model, prompts.reader))
+        engine.takes_ids = self._settings.send_ids and await probe.takes_ids(http, engine.model)
+        engine.enrolled = True
+
+    async def _namespace(self, engine: Engine, block_size: int | None) -> Namespace:
+        """The namespace of the engine's model; the first engine that says its block size decides that."""
+        async with self._opening:
+            namespace = self._lookup.namespaces.get(engine.model)
+            if namespace is None:
+                size = block_size or DEFAULT_BLOCK_SIZE
+                reader, why = await self._tokenizers.reader(engine.model)
+                mode = self._settings.prompt_mode
+                prompts = Prompts(engine.model, size, reader, why, None if mode == "auto" else Mode(mode))
+                index, leases = await open_index(self._settings, f"{engine.model}:{size}")
+                namespace = Namespace(prompts, index, Ingest(index, leases, engine.model, size))
+                self._lookup.namespaces[engine.model] = namespace
+            return namespace
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)

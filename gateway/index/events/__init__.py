@@ -1,0 +1,1 @@
+"""From an engine's KV events to changes of the index."""

@@ -1,0 +1,71 @@
+"""The events of all engines of one namespace."""
+
+from collections.abc import Sequence
+
+from gateway.index.contract import Index
+from gateway.index.events.batch import Key
+from gateway.index.events.election import Leases
+from gateway.index.events.follower import Follower
+from gateway.index.events.status import SourceStatus, State
+from gateway.index.events.stream import Source
+
+_OFF = (
+    "engine {} publishes no KV events, so its cache is only guessed from what was sent there: start it with "
+    '--kv-events-config \'{{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:5557",'
+    '"replay_endpoint":"tcp://*:5558"}}\''
+)
+
+
+class Ingest:
+    """Followers by engine."""
+
+    def __init__(self, index: Index, leases: Leases, model: str, block_size: int) -> None:
+        self._index = index
+        self._leases = leases
+        self._model = model
+        self._size = block_size
+        self._followers: dict[str, list[Follower]] = {}
+
+    async def add(self, engine: str, sources: Sequence[Source]) -> None:
+        """Follow an engine; one that is followed already goes on as it was, if its sources are the same."""
+        if [follower.source for follower in self._followers.get(engine, ())] == list(sources):
+            self._followers.setdefault(engine, [])
+            return
+        await self.remove(engine)
+        self._followers[engine] = [
+            Follower(source, self._index, self._leases, self._model, self._size) for source in sources
+        ]
+
+    async def remove(self, engine: str) -> None:
+        """Follow it no more."""
+        for follower in self._followers.pop(engine, ()):
+            await follower.close()
+
+    def restarted(self, engine: str) -> None:
+        """The engine's process has ended: nothing it held is left."""
+        for follower in self._followers.get(engine, ()):
+            follower.restarted()
+
+    def served(self, engine: str, tokens: int) -> None:
+        """The engine has computed so many prompt tokens: events must follow."""
+        for follower in self._followers.get(engine, ()):
+            follower.served(tokens)
+
+    def approximate(self, engine: str) -> bool:
+        """Whether nothing reliable is known of an engine's cache."""
+        followers = self._followers.get(engine)
+        return not followers or any(f.status().state in (State.SILENT, State.WRONG) for f in followers)
+
+    def names(self, engine: str) -> set[Key]:
+        """The engine's own names of the blocks that it holds in its first tier, as its events tell."""
+        return {key for follower in self._followers.get(engine, ()) for key in follower.names()}
+
+    def status(self) -> list[SourceStatus]:
+        """How every source stands."""
+        found = [follower.status() for followers in self._followers.values() for follower in followers]
+        off = [engine for engine, followers in self._followers.items() if not followers]
+        return found + [SourceStatus(engine, 0, State.OFF, _OFF.format(engine)) for engine in off]
+
+    async def close(self) -> None:
+        for engine in list(self._followers):
+            await self.remove(engine)

@@ -1,0 +1,132 @@
+"""One engine's stream of KV events: what it publishes from now on, and on request what it published before.
+
+PUB sends three frames: topic, sequence number (8 bytes, big-endian, from 0), payload. The replay ROUTER takes
+`["", first sequence]`, answers `["", topic, sequence, payload]` for what it still has, and ends with sequence -1.
+Source: vLLM `distributed/kv_events.py`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+from zmq.asyncio import Context
+from zmq.constants import Event as SocketEvent
+from zmq.constants import Flag, SocketType
+from zmq.error import Again
+from zmq.utils.monitor import recv_monitor_message
+
+HIGH_WATER = 20_000
+"""Messages that wait to be read; what comes above is lost, seen as a gap and replayed."""
+
+_REPLAY_S = 5.0
+_END = (-1).to_bytes(8, "big", signed=True)
+
+
+class Source(NamedTuple):
+    """Where the events of one data-parallel rank are."""
+
+    engine: str
+    """The engine's URL."""
+    rank: int
+    endpoint: str
+    replay_endpoint: str = ""
+    topic: str = ""
+
+
+class Message(NamedTuple):
+    """One batch on the wire."""
+
+    topic: str
+    number: int
+    payload: bytes
+
+
+async def sources(engine: str, http: httpx.AsyncClient) -> list[Source]:
+    """Ask an engine where it publishes; empty if it does not. Raises `httpx.HTTPError`."""
+    answer = await http.get("/kv_event_sources")
+    told = answer.json() if answer.status_code == 200 else {}
+    host = urlsplit(engine).hostname or "127.0.0.1"
+    return [
+        Source(
+            engine,
+            int(rank),
+            _reachable(one["endpoint"], host),
+            _reachable(one.get("replay_endpoint") or "", host),
+            one.get("topic") or "",
+        )
+        for rank, one in told.items()
+        if isinstance(one, dict) and one.get("enable_kv_cache_events", True) and one.get("endpoint")
+    ]
+
+
+def _reachable(endpoint: str, host: str) -> str:
+    """An endpoint as we reach it: the engine binds `*`, and that is on its own host."""
+    name = f"[{host}]" if ":" in host else host
+    return endpoint.replace("//*", f"//{name}").replace("//0.0.0.0", f"//{name}").replace("//[::]", f"//{name}")
+
+
+class Stream:
+    """A subscription; use `close` when done."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._context = Context()
+        self._socket: Any = self._context.socket(SocketType.SUB)
+        self._socket.set_hwm(HIGH_WATER)
+        self._socket.subscribe(b"")  # whatever its topic is called
+        self._monitor: Any = self._socket.get_monitor_socket(SocketEvent.HANDSHAKE_SUCCEEDED)
+        self._connections = 0
+        self._socket.connect(source.endpoint)
+
+    async def receive(self, batch_s: float) -> list[Message]:
+        """Wait for a message; then return all that came until `batch_s` later."""
+        frames = [await self._socket.recv_multipart()]
+        await asyncio.sleep(batch_s)
+        try:
+            while len(frames) < HIGH_WATER:
+                frames.append(await self._socket.recv_multipart(Flag.NOBLOCK))
+        except Again:
+            pass
+        return [_message(parts) for parts in frames if len(parts) == 3]
+
+    async def reconnected(self) -> None:
+        """Wait until a connection to the publisher has been made that is not the first one."""
+        while True:
+            await recv_monitor_message(self._monitor)
+            self._connections += 1
+            if self._connections > 1:
+                return
+
+    async def replay(self, first: int) -> list[Message]:
+        """What the engine still has from `first` on; empty if it has nothing or does not answer."""
+        if not self.source.replay_endpoint:
+            return []
+        try:
+            async with asyncio.timeout(_REPLAY_S):
+                return [message async for message in self._replayed(first)]
+        except TimeoutError:
+            return []
+
+    async def _replayed(self, first: int) -> AsyncIterator[Message]:
+        socket: Any = self._context.socket(SocketType.DEALER)
+        try:
+            socket.connect(self.source.replay_endpoint)
+            await socket.send_multipart((b"", first.to_bytes(8, "big")))
+            while True:
+                _, *parts = await socket.recv_multipart()
+                if parts[1] == _END:
+                    return
+                yield _message(parts)
+        finally:
+            socket.close(linger=0)
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._context.destroy(linger=0)
+
+
+def _message(parts: list[bytes]) -> Message:
+    topic, number, payload = parts
+    return Message(topic.decode("utf-8", "replace"), int.from_bytes(number, "big"), payload)

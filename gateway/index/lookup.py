@@ -1,0 +1,111 @@
+"""Step 4 of the journey: read the prompt, and ask the index who holds the beginning of it.
+
+Never in the way: where something is missing (the model's tokenizer, the index, an engine's events) a request goes by
+what is left, by load alone in the end, counted and shown.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import msgspec
+from xxhash import xxh3_64_digest
+
+from gateway.fleet.engine import Engine
+from gateway.fleet.fleet import Fleet
+from gateway.index.contract import Unavailable
+from gateway.index.namespace import Namespace
+from gateway.index.sight import Sight
+from gateway.prompt.apis import Api
+from gateway.prompt.body import Fields
+from gateway.prompt.reading import BYTES_PER_TOKEN, Reading
+from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
+
+
+class Lookup:
+    """The prefix index as requests see it, for all models of a fleet."""
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, settings: Settings) -> None:
+        self.namespaces: dict[str, Namespace] = {}
+        """By the model that engines serve (not by adapter)."""
+        self._fleet = fleet
+        self._metrics = metrics
+        self._settings = settings
+        self._errands: set[asyncio.Task[None]] = set()
+
+    async def look(self, model: str, api: Api, fields: Fields, size: int, session: bytes = b"") -> Sight:
+        """Read and look up one prompt; `size` is the body's, bytes. Never fails: less is known then."""
+        base, lora = self._fleet.base(model)
+        namespace = self.namespaces.get(base)
+        if namespace is None or api.prompt not in fields:
+            return Sight(Reading(max(1, size // BYTES_PER_TOKEN), b"", 1, why="nothing is known of the model yet"))
+        start = time.perf_counter()
+        reading = await namespace.prompts.read(api, fields, lora)
+        read = time.perf_counter()
+        self._metrics.reading(namespace.prompts.mode).observe(read - start)
+        namespace.index.publish(self._fleet.loads())
+        try:
+            match = await namespace.index.match(reading.hashes, session and xxh3_64_digest(session))
+        except Unavailable:
+            self._metrics.lookups("unavailable").inc()
+            return Sight(reading, namespace=namespace)
+        self._metrics.lookup(base).observe(time.perf_counter() - read)
+        sight = Sight(reading, match, namespace)
+        self._metrics.lookups("hit" if sight.anything else "miss").inc()
+        return sight
+
+    def placed(self, sight: Sight, engines: Sequence[Engine], session: bytes = b"") -> None:
+        """A prompt goes to these engines, the one that decodes last: the next one like it should know."""
+        namespace, hashes = sight.namespace, sight.reading.hashes
+        if namespace is None or not hashes:
+            return
+        exact, blind = namespace.split(engines)
+        if sight.reading.ids is None:
+            blind, exact = blind + exact, []  # hashes of text: no event will ever confirm them
+        if exact:
+            self._errand(namespace.index.expect(hashes, exact, self._settings.speculation_s))
+        if blind:
+            self._errand(namespace.index.learn(hashes, blind, self._settings.learned_s))
+        if session:
+            bound = engines[-1].incarnation
+            self._errand(namespace.index.bind(hashes, xxh3_64_digest(session), bound, self._settings.session_s))
+
+    def prefilled(
+        self, sight: Sight, engine: Engine, counted: int, cached: int | None, ids: msgspec.Raw | None
+    ) -> None:
+        """A prefill engine has answered: what it counted, and perhaps its cached tokens and its ids (JSON)."""
+        namespace = sight.namespace
+        if namespace is None:
+            return
+        namespace.prompts.compare(sight.reading, engine.name, counted, ids)
+        namespace.ingest.served(engine.url, counted - (cached or 0))
+        if cached is not None:
+            self._metrics.prefix_tokens(engine.name, "actual").inc(cached)
+        self._metrics.prefix_tokens(engine.name, "predicted").inc(sight.cached(engine.url))
+        self._metrics.prefix_tokens(engine.name, "prompt").inc(counted)
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it beside the request; a guess that is lost costs nothing but itself."""
+
+        async def run() -> None:
+            try:
+                await work
+            except Unavailable:
+                self._metrics.lookups("unavailable").inc()
+
+        task = asyncio.create_task(run())
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    def warnings(self) -> list[str]:
+        """What keeps prompts from being found, each with its mend."""
+        return [warning for namespace in self.namespaces.values() for warning in namespace.warnings()]
+
+    async def close(self) -> None:
+        for task in self._errands:
+            task.cancel()
+        await asyncio.gather(*self._errands, return_exceptions=True)
+        for namespace in self.namespaces.values():
+            await namespace.close()

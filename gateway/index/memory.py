@@ -1,0 +1,262 @@
+"""The prefix index in this process: nothing to install, one gateway.
+
+It grows with what engines hold and shrinks with it; guesses and sessions have bounds of their own.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from gateway.index.contract import Change, Holder, InFlight, Lost, Match, Stored, UnknownParent
+from gateway.index.guesses import Guesses
+from gateway.index.inspect import Run, Stats, name
+from gateway.index.runs import Node, shared
+
+SESSIONS = 100_000
+"""Sessions that are remembered; the oldest make way."""
+
+_DEAD = 64
+"""Forgotten holders after which the index is swept at once: each one makes every mask a bit longer."""
+
+
+class MemoryIndex:
+    """Run nodes in Python; `width` is the blocks of a node."""
+
+    def __init__(self, width: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
+        self._width = width
+        self._clock = clock
+        self._nodes: dict[bytes, Node] = {}
+        """Every block's hash -> the node that it is in."""
+        self._holders: dict[int, Holder] = {}
+        """Slot (bit number) -> who it stands for."""
+        self._writers: dict[int, MemoryWriter] = {}
+        self._live = 0
+        self._dead: set[int] = set()
+        self._expected = Guesses(clock)
+        self._learned = Guesses(clock)
+        self._sessions: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+
+    async def match(self, hashes: bytes, session: bytes = b"") -> Match:
+        bound, ends = self._sessions.get(session, ("", 0.0))
+        return Match(
+            held=self._depths(hashes),
+            expected=self._expected.get(hashes),
+            learned=self._learned.get(hashes),
+            session=bound if ends > self._clock() else "",
+        )
+
+    def _depths(self, hashes: bytes) -> dict[Holder, int]:
+        nodes = self._nodes
+        blocks = len(hashes) // 8
+        found: dict[Holder, int] = {}
+        active = self._live
+        at = 0
+        while at < blocks and active:
+            node = nodes.get(hashes[8 * at : 8 * at + 8])
+            if node is None:
+                break
+            masks = node.masks
+            same = shared(node.run, 0, hashes, at, min(len(masks), blocks - at))
+            if not same:
+                break  # two blocks with one hash: somebody made them so
+            if active & ~node.common:
+                for k in range(same):
+                    held = active & masks[k]
+                    if held != active:
+                        self._note(found, active & ~held, at + k)
+                        active = held
+                        if not active:
+                            break
+            at += same
+        self._note(found, active, at)
+        return found
+
+    def _note(self, found: dict[Holder, int], slots: int, depth: int) -> None:
+        """These holders have so many leading blocks."""
+        if not depth:
+            return
+        while slots:
+            bit = slots & -slots
+            found[self._holders[bit.bit_length() - 1]] = depth
+            slots ^= bit
+
+    async def open(self, holder: Holder) -> "MemoryWriter":
+        await self.forget(holder)
+        if len(self._dead) >= _DEAD:
+            await self.sweep()
+        slot = next(slot for slot in range(len(self._holders) + len(self._dead) + 1) if self._free(slot))
+        self._holders[slot] = holder
+        self._live |= 1 << slot
+        writer = self._writers[slot] = MemoryWriter(self, holder, slot)
+        return writer
+
+    def _free(self, slot: int) -> bool:
+        return slot not in self._holders and slot not in self._dead
+
+    async def forget(self, holder: Holder) -> None:
+        for slot in [slot for slot, other in self._holders.items() if other == holder]:
+            del self._holders[slot]
+            self._writers.pop(slot).closed = True
+            self._live &= ~(1 << slot)
+            self._dead.add(slot)
+
+    async def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+        self._expected.put(hashes, engines, ttl_s)
+
+    async def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+        self._learned.put(hashes, engines, ttl_s)
+
+    async def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
+        self._sessions[session] = (engine, self._clock() + ttl_s)
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > SESSIONS:
+            self._sessions.popitem(last=False)
+
+    def know(self, names: Sequence[str]) -> None:
+        """There are no others."""
+
+    def publish(self, loads: Mapping[str, InFlight]) -> None:
+        """Nobody else is here to know."""
+
+    def store(self, bit: int, parent: bytes | None, hashes: bytes) -> None:
+        """A holder has these blocks. Raises `UnknownParent`."""
+        at, blocks = 0, len(hashes) // 8
+        node: Node | None = None
+        if parent is not None:
+            node = self._nodes.get(parent)
+            place = node.place(parent) if node is not None else 0
+            if node is None or not node.masks[place] & bit:
+                raise UnknownParent
+            after = len(node.masks) - place - 1
+            if after:
+                at = self._cover(node, place + 1, bit, hashes, 0, min(after, blocks))
+                if at < after:
+                    node = None  # branches off in the middle
+        while at < blocks:
+            if node is not None and len(node.masks) < self._width:
+                fresh = self._fresh(hashes, at, min(self._width - len(node.masks), blocks - at))
+                if fresh:
+                    self._enter(node, hashes[8 * at : 8 * (at + fresh)])
+                    node.append(hashes[8 * at : 8 * (at + fresh)], bit)
+                    at += fresh
+                    continue
+            node = self._nodes.get(hashes[8 * at : 8 * at + 8])
+            if node is None:
+                fresh = self._fresh(hashes, at, min(self._width, blocks - at))
+                node = Node(hashes[8 * at : 8 * (at + fresh)], [bit] * fresh)
+                self._enter(node, node.run)
+                at += fresh
+            else:
+                same = self._cover(node, 0, bit, hashes, at, min(len(node.masks), blocks - at))
+                at += same
+                if not same:
+                    return  # two blocks with one hash: somebody made them so
+                if same < len(node.masks):
+                    node = None
+
+    def _cover(self, node: Node, place: int, bit: int, hashes: bytes, at: int, limit: int) -> int:
+        """Give the holder the blocks of a node that agree with `hashes`; returns how many do."""
+        same = shared(node.run, place, hashes, at, limit)
+        if same:
+            node.add(place, same, bit)
+        return same
+
+    def _fresh(self, hashes: bytes, at: int, limit: int) -> int:
+        """How many of the next blocks are in no node."""
+        nodes = self._nodes
+        for count in range(limit):
+            if hashes[8 * (at + count) : 8 * (at + count) + 8] in nodes:
+                return count
+        return limit
+
+    def _enter(self, node: Node, hashes: bytes) -> None:
+        for k in range(0, len(hashes), 8):
+            self._nodes[hashes[k : k + 8]] = node
+
+    def remove(self, bit: int, hashes: bytes) -> None:
+        """A holder no longer has these blocks."""
+        touched = []
+        for k in range(0, len(hashes), 8):
+            key = hashes[k : k + 8]
+            node = self._nodes.get(key)
+            if node is not None:
+                node.drop(node.place(key), bit)
+                touched.append(node)
+        for node in touched:
+            self._trim(node)
+
+    def _trim(self, node: Node) -> None:
+        gone = node.cut()
+        for k in range(0, len(gone), 8):
+            del self._nodes[gone[k : k + 8]]
+
+    async def sweep(self) -> int:
+        dead = sum(1 << slot for slot in self._dead)
+        if not dead:
+            return 0
+        cut = 0
+        for node in list(self._runs()):
+            held = sum((mask & dead).bit_count() for mask in node.masks)
+            if held:
+                cut += held
+                node.keep(self._live)
+                self._trim(node)
+        self._dead.clear()
+        return cut
+
+    def _runs(self) -> Iterator[Node]:
+        """Every node once."""
+        for key, node in self._nodes.items():
+            if node.run.startswith(key):
+                yield node
+
+    async def stats(self) -> Stats:
+        """How large the index is."""
+        count = dict.fromkeys(self._holders, 0)
+        nodes = blocks = 0
+        for node in self._runs():
+            nodes += 1
+            for mask in node.masks:
+                held = mask & self._live
+                blocks += bool(held)
+                while held:
+                    bit = held & -held
+                    count[bit.bit_length() - 1] += 1
+                    held ^= bit
+        holders = {name(*self._holders[slot]): held for slot, held in count.items()}
+        return Stats(nodes, blocks, sum(count.values()), holders)
+
+    async def runs(self) -> list[Run]:
+        """Every node, the heaviest first."""
+        found = []
+        for node in self._runs():
+            held = {name(*who): sum(m >> slot & 1 for m in node.masks) for slot, who in self._holders.items()}
+            found.append(Run(node.run[:8].hex(), len(node.masks), {who: n for who, n in held.items() if n}))
+        return sorted(found, key=lambda run: -run.weight)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryWriter:
+    """The blocks of one holder; one bit of every mask."""
+
+    def __init__(self, index: MemoryIndex, holder: Holder, slot: int) -> None:
+        self.holder = holder
+        self._index = index
+        self._slot = slot
+        self.closed = False
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        if self.closed:
+            raise Lost
+        bit = 1 << self._slot
+        for change in changes:
+            if isinstance(change, Stored):
+                self._index.store(bit, change.parent, change.hashes)
+            else:
+                self._index.remove(bit, change.hashes)
+
+    async def close(self) -> None:
+        if not self.closed:
+            await self._index.forget(self.holder)

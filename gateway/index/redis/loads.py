@@ -1,0 +1,44 @@
+"""What gateways have in flight, as they tell each other through Redis: a blob each, with an end of its own."""
+
+from collections.abc import Iterable, Mapping
+from struct import Struct
+
+from xxhash import xxh32_intdigest
+
+from gateway.index.contract import InFlight
+
+_HEAD = Struct("<dH")
+_ENTRY = Struct("<5I")
+_MOST = 0xFFFFFFFF
+
+
+def number(name: str) -> int:
+    """An engine's name in four bytes."""
+    return xxh32_intdigest(name.encode())
+
+
+def encode(loads: Mapping[str, InFlight], ends_ms: float) -> bytes:
+    """`loads`, believed until `ends_ms` (Unix time in ms)."""
+    entries = [_ENTRY.pack(number(url), *(min(max(part, 0), _MOST) for part in load)) for url, load in loads.items()]
+    return _HEAD.pack(ends_ms, len(entries)) + b"".join(entries)
+
+
+def decode(blobs: bytes, now_ms: float, names: Mapping[int, str]) -> dict[str, InFlight]:
+    """The sum of all blobs that have not ended; engines that are not known here are left out."""
+    total: dict[str, InFlight] = {}
+    at = 0
+    while at < len(blobs):
+        ends_ms, count = _HEAD.unpack_from(blobs, at)
+        at += _HEAD.size
+        if ends_ms > now_ms:
+            for key, *load in _ENTRY.iter_unpack(blobs[at : at + count * _ENTRY.size]):
+                if (name := names.get(key)) is not None:
+                    total[name] = _sum(total.get(name), load)
+        at += count * _ENTRY.size
+    return total
+
+
+def _sum(so_far: InFlight | None, load: Iterable[int]) -> InFlight:
+    if so_far is None:
+        return InFlight(*load)
+    return InFlight(*(a + b for a, b in zip(so_far, load, strict=True)))

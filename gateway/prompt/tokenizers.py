@@ -1,0 +1,47 @@
+"""Finds and loads the tokenizer of each model, from a folder."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from gateway.prompt.reader import Reader, UnreadableModel
+
+log = logging.getLogger(__name__)
+
+
+class Folders:
+    """Tokenizers by model; `folders` names a folder or a hub id that this machine has in its cache."""
+
+    def __init__(self, folders: Mapping[str, str], default: str = "") -> None:
+        self._folders = folders
+        self._default = default
+
+    async def reader(self, model: str) -> tuple[Reader | None, str]:
+        """The model's reader; or none, and why. Loads in a thread: some hundred ms."""
+        where = self._folders.get(model) or self._default
+        if not where:
+            return (
+                None,
+                "no tokenizer: give its folder with --tokenizer, or as `tokenizer` of the model in the fleet file",
+            )
+        try:
+            reader = await asyncio.to_thread(Reader.load, _folder(where))
+        except UnreadableModel as error:
+            log.warning("model %s: %s", model, error)
+            return None, str(error)
+        log.info("model %s: tokenizer %s (%s)", model, where, reader.kind)
+        return reader, ""
+
+
+def _folder(where: str) -> Path:
+    """A folder as it is, a hub id as the folder in which the engines' download put it. Raises `UnreadableModel`."""
+    if Path(where).is_dir():
+        return Path(where)
+    try:
+        return Path(snapshot_download(where, local_files_only=True))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
+        raise UnreadableModel(f"{where} is neither a folder nor in this machine's model cache") from None
