@@ -29,7 +29,7 @@ DOCUMENTS, DOCUMENT_BLOCKS = 6, 6250
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """How much of a document each of its engines holds, for good."""
 
-DOCUMENT_PAIRS = int(DOCUMENTS * DOCUMENT_BLOCKS * sum(SHARES))
+DOCUMENT_PAIRS = DOCUMENTS * sum(int(share * DOCUMENT_BLOCKS) for share in SHARES)
 
 
 class Segment:
@@ -42,7 +42,8 @@ class Segment:
         self.hashes = pick.randbytes(8 * blocks)
 
 
-Path = list[Segment]
+Prompt = list[Segment]
+"""From the root on."""
 
 
 class Query(NamedTuple):
@@ -69,32 +70,29 @@ class Cache:
         self.held: OrderedDict[Segment, int] = OrderedDict()
         """Leading blocks held of each segment."""
 
-    def use(self, path: Path) -> list[Change]:
-        """Hold all of a path; it must not be longer than the cache."""
+    def use(self, prompt: Prompt) -> list[Change]:
+        """Hold all of a prompt; it must not be longer than the cache."""
         missing: list[bytes] = []
         parent: bytes | None = None
-        for segment in path:
+        for segment in prompt:
             have = self.held.get(segment, 0)
-            if have < segment.blocks and not missing and have:
+            missing.append(segment.hashes[8 * have :])
+            if have:
                 parent = segment.hashes[8 * have - 8 : 8 * have]
-            if have < segment.blocks:
-                missing.append(segment.hashes[8 * have :])
-            elif not missing:
-                parent = segment.hashes[-8:]
-        self._touch(path)
-        if not missing:
-            return []
+        self._touch(prompt)
         fresh = b"".join(missing)
+        if not fresh:
+            return []
         gone = self._evict(len(fresh) // 8 - self.free)
-        for segment in path:
+        for segment in prompt:
             self.held[segment] = segment.blocks
-        self._touch(path)
+        self._touch(prompt)
         self.free += len(gone) // 8 - len(fresh) // 8
         stored = Stored(parent, fresh)
         return [Removed(gone), stored] if gone else [stored]
 
-    def _touch(self, path: Path) -> None:
-        for segment in reversed(path):
+    def _touch(self, prompt: Prompt) -> None:
+        for segment in reversed(prompt):
             if segment in self.held:
                 self.held.move_to_end(segment)
 
@@ -111,10 +109,10 @@ class Cache:
                 del self.held[segment]
         return b"".join(gone)
 
-    def depth(self, path: Path) -> int:
-        """Leading blocks of a path that are held."""
+    def depth(self, prompt: Prompt) -> int:
+        """Leading blocks of a prompt that are held."""
         depth = 0
-        for segment in path:
+        for segment in prompt:
             have = self.held.get(segment, 0)
             depth += have
             if have < segment.blocks:
@@ -131,7 +129,8 @@ class Workload:
     def __init__(self, pairs: int, holders: int, seed: int = 1) -> None:
         room = (pairs - DOCUMENT_PAIRS) // holders
         if holders < len(SHARES) or room < 4 * ROOT_BLOCKS[1]:
-            raise ValueError(f"{pairs} pairs are too few for {holders} engines: at least {len(SHARES)} engines, 1600 each")
+            least = DOCUMENT_PAIRS + 4 * ROOT_BLOCKS[1] * holders
+            raise ValueError(f"{holders} engines need {least} pairs or more, and {len(SHARES)} engines are the fewest")
         self._pick = Random(seed)
         self._longest = room // 2
         self.holders = [Holder(f"http://engine-{number}:8000") for number in range(holders)]
@@ -145,7 +144,7 @@ class Workload:
             for number in range(DOCUMENTS)
         ]
 
-    def _begin(self) -> tuple[Path, Holder]:
+    def _begin(self) -> tuple[Prompt, Holder]:
         return self._pick.choices(self._roots, cum_weights=self._weights), self._pick.choice(self.holders)
 
     def documents(self) -> Iterator[Turn]:
@@ -164,15 +163,15 @@ class Workload:
     def _turn(self) -> Turn:
         pick = self._pick
         number = pick.randrange(len(self._open))
-        path, holder = self._open[number]
+        prompt, holder = self._open[number]
         if pick.random() < BRANCH:
-            path = path[: pick.randint(1, len(path))]
+            prompt = prompt[: pick.randint(1, len(prompt))]
         if pick.random() < MOVE:
             holder = pick.choice(self.holders)
-        path = [*path, Segment(pick, pick.randint(*TURN_BLOCKS))]
-        changes = self._caches[holder].use(path)
-        ended = pick.random() < END or sum(segment.blocks for segment in path) > self._longest - TURN_BLOCKS[1]
-        self._open[number] = self._begin() if ended else (path, holder)
+        prompt = [*prompt, Segment(pick, pick.randint(*TURN_BLOCKS))]
+        changes = self._caches[holder].use(prompt)
+        ended = pick.random() < END or sum(segment.blocks for segment in prompt) > self._longest - TURN_BLOCKS[1]
+        self._open[number] = self._begin() if ended else (prompt, holder)
         return Turn(holder, changes, sum(len(change.hashes) for change in changes) // 8)
 
     @property
@@ -194,12 +193,12 @@ class Workload:
         """Prompts of which some engine holds exactly the first `hit` of all blocks."""
         known = int(blocks * hit)
         found: list[Query] = []
-        candidates = [path for path, _ in self._open if sum(segment.blocks for segment in path) >= known]
+        candidates = [prompt for prompt, _ in self._open if sum(segment.blocks for segment in prompt) >= known]
         self._pick.shuffle(candidates)
-        for path in candidates if known else ():
-            depths = {holder: min(cache.depth(path), known) for holder, cache in self._caches.items()}
+        for prompt in candidates if known else ():
+            depths = {holder: min(cache.depth(prompt), known) for holder, cache in self._caches.items()}
             if max(depths.values()) == known:
-                hashes = b"".join(segment.hashes for segment in path)
+                hashes = b"".join(segment.hashes for segment in prompt)
                 found.append(self._query(hashes, known, blocks, depths))
             if len(found) == count:
                 break
@@ -210,5 +209,5 @@ class Workload:
         return found
 
     def _query(self, hashes: bytes, known: int, blocks: int, depths: dict[Holder, int]) -> Query:
-        prompt = hashes[: 8 * known] + self._pick.randbytes(8 * (blocks - known))
-        return Query(prompt, {holder: depth for holder, depth in depths.items() if depth})
+        rest = self._pick.randbytes(8 * (blocks - known))
+        return Query(hashes[: 8 * known] + rest, {holder: depth for holder, depth in depths.items() if depth})

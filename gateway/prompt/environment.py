@@ -1,0 +1,74 @@
+"""Chat templates, compiled in the environment that transformers gives them.
+
+Source: transformers `utils/chat_template_utils.py`; vLLM `renderers/hf.py` for which variables a template gets.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gateway.prompt.content import takes_parts
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the model wrote; for rendering it is nothing."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Plain JSON: jinja's own filter escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    """The engine's local time; both machines must agree on the zone."""
+    return datetime.now().strftime(form)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    made.filters["tojson"] = _tojson
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["strftime_now"] = _strftime_now
+    return made
+
+
+class ChatTemplate:
+    """One template, compiled, and what it tells of itself."""
+
+    def __init__(self, source: str) -> None:
+        """Raises `jinja2.TemplateError` if it cannot be compiled."""
+        environment = _environment()
+        tree = environment.parse(source)
+        self.source = source
+        self.variables = frozenset(meta.find_undeclared_variables(tree))
+        """Names it takes from outside; arguments of other names never reach it."""
+        self.parts = takes_parts(tree)
+        """Whether it wants a message's content as a list of parts."""
+        self.developer = '"developer"' in source or "'developer'" in source
+        """Whether it knows the role `developer`."""
+        self.render: Callable[..., str] = environment.from_string(source).render
+
+
+@lru_cache(32)
+def compiled(source: str) -> ChatTemplate:
+    """A template, compiled once. Raises `jinja2.TemplateError`."""
+    return ChatTemplate(source)
