@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.fleet import Fleet as FleetFile
+from gateway.api import inspect
 from gateway.api.client import Receive, Scope, Send
 from gateway.api.control import Readiness, failed, routes
 from gateway.api.serving import Serving
@@ -48,7 +49,7 @@ class App:
         dispatcher = Dispatcher(fleet, self.lookup, router, self.metrics, settings)
         self._serving = Serving(fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
         self._others = Starlette(
-            routes=routes(fleet, self.metrics, self.readiness),
+            routes=[*routes(fleet, self.metrics, self.readiness), *inspect.routes(self.lookup)],
             exception_handlers={HTTPException: _refused},
             lifespan=self._lifespan,
         )

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["invalid_request_error", "not_found_error", "server_error"]
+Kind = Literal["invalid_request_error", "permission_error", "not_found_error", "server_error"]
 
 
 class ApiError(Exception):

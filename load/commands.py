@@ -12,6 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 from typer import Option
 
+from load.index import index
+from load.prompt import prompt
 from load.relay import OURS, WORKS, Figures, measure
 
 app = typer.Typer(help="Make traffic and measure.", no_args_is_help=True, rich_markup_mode=None)
@@ -20,6 +22,10 @@ app = typer.Typer(help="Make traffic and measure.", no_args_is_help=True, rich_m
 @app.callback()
 def load() -> None:
     """Make traffic and measure."""
+
+
+app.command()(index)
+app.command()(prompt)
 
 
 @app.command()

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from gateway.index.inspect import Run, Stats
+
 GPU = "gpu"
 
 
@@ -134,6 +136,14 @@ class Index(Protocol):
 
     def publish(self, loads: Mapping[str, InFlight]) -> None:
         """What this gateway has in flight now, by engine URL; travels with the next call, or the next beat."""
+        ...
+
+    async def stats(self) -> Stats:
+        """How large the index is; reads all of it."""
+        ...
+
+    async def runs(self) -> list[Run]:
+        """Every run of blocks, those that take most room first; reads all of it."""
         ...
 
     async def sweep(self) -> int:

@@ -1,6 +1,7 @@
 """The prefix index in this process: nothing to install, one gateway.
 
-It grows with what engines hold and shrinks with it; guesses and sessions have bounds of their own.
+It grows with what engines hold and shrinks with it, up to a bound; guesses and sessions have bounds of their own.
+A full index refuses blocks that nobody holds yet, and what hangs from them: it then knows less, never anything wrong.
 """
 
 import time
@@ -15,15 +16,23 @@ from gateway.index.runs import Node, shared
 SESSIONS = 100_000
 """Sessions that are remembered; the oldest make way."""
 
+LIMIT_BLOCKS = 8_000_000
+"""Different blocks, about 130 bytes each."""
+
 _DEAD = 64
 """Forgotten holders after which the index is swept at once: each one makes every mask a bit longer."""
 
 
 class MemoryIndex:
-    """Run nodes in Python; `width` is the blocks of a node."""
+    """Run nodes in Python; `width` is the blocks of a node, `limit_blocks` bounds all of them together."""
 
-    def __init__(self, width: int = 32, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, width: int = 32, clock: Callable[[], float] = time.monotonic, limit_blocks: int = LIMIT_BLOCKS
+    ) -> None:
+        self.refused = 0
+        """Blocks that were not stored because the index was full."""
         self._width = width
+        self._limit = limit_blocks
         self._clock = clock
         self._nodes: dict[bytes, Node] = {}
         """Every block's hash -> the node that it is in."""
@@ -52,14 +61,20 @@ class MemoryIndex:
         active = self._live
         at = 0
         while at < blocks and active:
-            node = nodes.get(hashes[8 * at : 8 * at + 8])
+            start = 8 * at
+            node = nodes.get(hashes[start : start + 8])
             if node is None:
                 break
-            masks = node.masks
-            same = shared(node.run, 0, hashes, at, min(len(masks), blocks - at))
-            if not same:
-                break  # two blocks with one hash: somebody made them so
-            if active & ~node.common:
+            run, masks = node.run, node.masks
+            same = len(masks)
+            if hashes[start : start + len(run)] != run:  # most nodes agree with a prompt to their end
+                same = shared(run, 0, hashes, at, min(same, blocks - at))
+                if not same:
+                    break  # two blocks with one hash: somebody made them so
+            common = node.known
+            if common is None:
+                common = node.common()
+            if active & ~common:
                 for k in range(same):
                     held = active & masks[k]
                     if held != active:
@@ -118,8 +133,8 @@ class MemoryIndex:
     def publish(self, loads: Mapping[str, InFlight]) -> None:
         """Nobody else is here to know."""
 
-    def store(self, bit: int, parent: bytes | None, hashes: bytes) -> None:
-        """A holder has these blocks. Raises `UnknownParent`."""
+    def store(self, bit: int, parent: bytes | None, hashes: bytes) -> int:
+        """A holder has these blocks; returns how many of them there was no room for. Raises `UnknownParent`."""
         at, blocks = 0, len(hashes) // 8
         node: Node | None = None
         if parent is not None:
@@ -134,7 +149,7 @@ class MemoryIndex:
                     node = None  # branches off in the middle
         while at < blocks:
             if node is not None and len(node.masks) < self._width:
-                fresh = self._fresh(hashes, at, min(self._width - len(node.masks), blocks - at))
+                fresh = self._fresh(hashes, at, min(self._width - len(node.masks), blocks - at, self._room))
                 if fresh:
                     self._enter(node, hashes[8 * at : 8 * (at + fresh)])
                     node.append(hashes[8 * at : 8 * (at + fresh)], bit)
@@ -142,7 +157,9 @@ class MemoryIndex:
                     continue
             node = self._nodes.get(hashes[8 * at : 8 * at + 8])
             if node is None:
-                fresh = self._fresh(hashes, at, min(self._width, blocks - at))
+                fresh = self._fresh(hashes, at, min(self._width, blocks - at, self._room))
+                if not fresh:
+                    return blocks - at
                 node = Node(hashes[8 * at : 8 * (at + fresh)], [bit] * fresh)
                 self._enter(node, node.run)
                 at += fresh
@@ -150,9 +167,14 @@ class MemoryIndex:
                 same = self._cover(node, 0, bit, hashes, at, min(len(node.masks), blocks - at))
                 at += same
                 if not same:
-                    return  # two blocks with one hash: somebody made them so
+                    return 0  # two blocks with one hash: somebody made them so
                 if same < len(node.masks):
                     node = None
+        return 0
+
+    @property
+    def _room(self) -> int:
+        return max(0, self._limit - len(self._nodes))
 
     def _cover(self, node: Node, place: int, bit: int, hashes: bytes, at: int, limit: int) -> int:
         """Give the holder the blocks of a node that agree with `hashes`; returns how many do."""
@@ -188,7 +210,7 @@ class MemoryIndex:
     def _trim(self, node: Node) -> None:
         gone = node.cut()
         for k in range(0, len(gone), 8):
-            del self._nodes[gone[k : k + 8]]
+            self._nodes.pop(gone[k : k + 8], None)  # a run may name one block twice, if somebody made it so
 
     async def sweep(self) -> int:
         dead = sum(1 << slot for slot in self._dead)
@@ -245,6 +267,8 @@ class MemoryWriter:
         self.holder = holder
         self._index = index
         self._slot = slot
+        self._partial = False
+        """Something was refused: a parent that is unknown from then on may be one that we refused."""
         self.closed = False
 
     async def apply(self, changes: Sequence[Change]) -> None:
@@ -253,9 +277,20 @@ class MemoryWriter:
         bit = 1 << self._slot
         for change in changes:
             if isinstance(change, Stored):
-                self._index.store(bit, change.parent, change.hashes)
+                self._store(bit, change)
             else:
                 self._index.remove(bit, change.hashes)
+
+    def _store(self, bit: int, change: Stored) -> None:
+        try:
+            refused = self._index.store(bit, change.parent, change.hashes)
+        except UnknownParent:
+            if not self._partial:
+                raise
+            refused = len(change.hashes) // 8
+        if refused:
+            self._partial = True
+            self._index.refused += refused
 
     async def close(self) -> None:
         if not self.closed:

@@ -13,19 +13,18 @@ from operator import and_
 class Node:
     """One run. `run` is its packed hashes; bit `s` of `masks[k]` says that holder `s` has block `k`."""
 
-    __slots__ = ("_common", "masks", "run")
+    __slots__ = ("known", "masks", "run")
 
     def __init__(self, run: bytes, masks: list[int]) -> None:
         self.run = run
         self.masks = masks
-        self._common: int | None = None
+        self.known: int | None = None
+        """What `common` found, until something changes."""
 
-    @property
     def common(self) -> int:
         """Holders of every block of the run."""
-        if self._common is None:
-            self._common = reduce(and_, self.masks)
-        return self._common
+        self.known = reduce(and_, self.masks)
+        return self.known
 
     def place(self, key: bytes) -> int:
         """Which block of the run has this hash. It must be one of them."""
@@ -42,23 +41,23 @@ class Node:
             self.masks[first : first + count] = [value | bit] * count
         else:
             self.masks[first : first + count] = [mask | bit for mask in part]
-        self._common = None
+        self.known = None
 
     def append(self, hashes: bytes, bit: int) -> None:
         """A holder has further blocks."""
         self.run += hashes
         self.masks += [bit] * (len(hashes) // 8)
-        self._common = None
+        self.known = None
 
     def keep(self, live: int) -> None:
         """Forget all holders but these."""
         self.masks = [mask & live for mask in self.masks]
-        self._common = None
+        self.known = None
 
     def drop(self, at: int, bit: int) -> None:
         """A holder no longer has this block."""
         self.masks[at] &= ~bit
-        self._common = None
+        self.known = None
 
     def cut(self) -> bytes:
         """Take away the end that nobody holds; returns its hashes. Nothing may be left."""
@@ -71,7 +70,7 @@ class Node:
         gone = self.run[8 * kept :]
         self.run = self.run[: 8 * kept]
         del masks[kept:]
-        self._common = None
+        self.known = None
         return gone
 
 

@@ -1,13 +1,19 @@
 """The events of all engines of one namespace."""
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
-from gateway.index.contract import Index
+from gateway.index.contract import Index, Unavailable
 from gateway.index.events.batch import Key
 from gateway.index.events.election import Leases
 from gateway.index.events.follower import Follower
 from gateway.index.events.status import SourceStatus, State
 from gateway.index.events.stream import Source
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 30.0
 
 _OFF = (
     "engine {} publishes no KV events, so its cache is only guessed from what was sent there: start it with "
@@ -25,6 +31,17 @@ class Ingest:
         self._model = model
         self._size = block_size
         self._followers: dict[str, list[Follower]] = {}
+        self._sweeper = asyncio.create_task(self._sweep(), name=f"sweep {model}")
+
+    async def _sweep(self) -> None:
+        """Now and then one gateway takes away what forgotten incarnations left behind."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                if await self._leases.lease("sweep", 2 * SWEEP_S):
+                    await self._index.sweep()
+            except Unavailable:
+                log.debug("the index was not swept: it does not answer")
 
     async def add(self, engine: str, sources: Sequence[Source]) -> None:
         """Follow an engine; one that is followed already goes on as it was, if its sources are the same."""
@@ -67,5 +84,7 @@ class Ingest:
         return found + [SourceStatus(engine, 0, State.OFF, _OFF.format(engine)) for engine in off]
 
     async def close(self) -> None:
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
         for engine in list(self._followers):
             await self.remove(engine)

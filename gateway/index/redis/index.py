@@ -210,7 +210,7 @@ class RedisWriter:
     def _divided(self, changes: Sequence[Change]) -> list[tuple[ShardWriter, list[Change]]]:
         """The changes of each shard, up to one whose parent is unknown."""
         parts: list[list[Change]] = [[] for _ in self._writers]
-        fresh: dict[bytes, int] = {}
+        fresh: dict[bytes, int | None] = {}
         for change in changes:
             keys = [change.hashes[at : at + 8] for at in range(0, len(change.hashes), 8)]
             if isinstance(change, Stored):
@@ -225,13 +225,14 @@ class RedisWriter:
                 gone = [key for key in keys if fresh.get(key, shard if key in writer else None) == shard]
                 if gone:
                     parts[shard].append(Removed(b"".join(gone)))
+            fresh.update(dict.fromkeys(keys))  # none is a parent any more, whatever its writer still says
         return [(writer, part) for writer, part in zip(self._writers, parts, strict=True) if part]
 
-    def _home(self, change: Stored, fresh: Mapping[bytes, int]) -> int | None:
+    def _home(self, change: Stored, fresh: Mapping[bytes, int | None]) -> int | None:
         if change.parent is None:
             return int.from_bytes(change.hashes[:8], "little") % len(self._writers)
-        if (shard := fresh.get(change.parent)) is not None:
-            return shard
+        if change.parent in fresh:
+            return fresh[change.parent]
         for shard, writer in enumerate(self._writers):
             if change.parent in writer:
                 return shard
