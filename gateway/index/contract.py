@@ -91,7 +91,7 @@ class Writer(Protocol):
     holder: Holder
 
     async def apply(self, changes: Sequence[Change]) -> None:
-        """Apply in order, all or nothing as far as a reader can tell. Removing what is not held is not an error.
+        """Apply in order. Removing what is not held is not an error; with no changes it only asks whether all is well.
 
         Raises `UnknownParent` (nothing of that change and what follows is applied), `Lost`, `Unavailable` (the same
         call may be repeated).

@@ -46,6 +46,7 @@ class Follower:
         self._next = 0
         self._last_ts = 0.0
         self._reset = False
+        self._verify = False
         self._wake = asyncio.Event()
         self._wrong = ""
         self._groups: dict[int | None, bool] = {}
@@ -114,6 +115,7 @@ class Follower:
                 log.info("events of %s rank %d: %s", self.source.engine, self.source.rank, part)
                 if part is not Part.LEADER:
                     self._writers.clear()
+            self._verify = True
             self._wake.set()
             await asyncio.sleep(RENEW_S)
 
@@ -152,7 +154,7 @@ class Follower:
                 await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
                 done = {name: tasks.pop(name).result() for name in list(tasks) if tasks[name].done()}
                 if self._reset:
-                    self._start_again()
+                    await self._start_again()
                 if "back" in done:
                     await self._compare(stream)
                 await self._take_all(stream, done.get("messages", []))
@@ -170,7 +172,7 @@ class Follower:
         if replayed and replayed[0].number == self._next - 1 and not self._later(replayed[0]):
             await self._take_all(stream, replayed[1:])
         else:
-            self._start_again()
+            await self._start_again()
             await self._catch_up(stream, 0)
 
     async def _catch_up(self, stream: Stream, first: int) -> bool:
@@ -178,7 +180,7 @@ class Follower:
         replayed = await stream.replay(first)
         whole = bool(replayed) and replayed[0].number == first
         if not whole and first:
-            self._start_again(restart=False)
+            await self._start_again(restart=False)
         for message in replayed:
             self._next = message.number
             self._take(message)
@@ -189,22 +191,23 @@ class Follower:
         for message in messages:
             if message.number > self._next:
                 self.gaps += 1
+                lost = message.number - self._next
                 if not await self._catch_up(stream, self._next):
                     self.resyncs += 1
                     log.warning(
                         "events of %s rank %d: lost %d batches that cannot be replayed; starting again",
-                        *(self.source.engine, self.source.rank, message.number - self._next),
+                        *(self.source.engine, self.source.rank, lost),
                     )
                     self._next = max(self._next, message.number)
-            if message.number < self._next and not self._backwards(message):
+            if message.number < self._next and not await self._backwards(message):
                 continue  # replayed already
             self._take(message)
 
-    def _backwards(self, message: Message) -> bool:
+    async def _backwards(self, message: Message) -> bool:
         """True if a lower number is the first word of a new incarnation."""
         if not self._later(message):
             return False
-        self._start_again()
+        await self._start_again()
         return True
 
     def _later(self, message: Message) -> bool:
@@ -264,13 +267,14 @@ class Follower:
             return False
         return len(event.token_ids) == len(event.block_hashes) * self._size
 
-    def _start_again(self, restart: bool = True) -> None:
-        """The engine holds nothing that we know of."""
+    async def _start_again(self, restart: bool = True) -> None:
+        """The engine holds nothing that we know of: its credit is gone before anything else is asked."""
         self._reset = False
         self.restarts += restart
         self._next, self._last_ts = 0, 0.0 if restart else self._last_ts
         self._wrong = ""
         self._forget_all()
+        await self._write()
 
     def _forget_all(self) -> None:
         for ledger in self._ledgers.values():
@@ -285,6 +289,7 @@ class Follower:
         if self._candidate.part is not Part.LEADER:
             self._todo.clear()
             return
+        verify, self._verify = self._verify, False
         for tier, ledger in self._ledgers.items():
             changes = self._todo.pop(tier, [])
             try:
@@ -292,7 +297,7 @@ class Follower:
                     holder = Holder(self.source.engine, self.source.rank, tier)
                     writer = await self._index.open(holder)
                     changes = ledger.everything()
-                if changes:
+                if changes or verify:
                     await writer.apply(changes)
                 self._writers[tier] = writer
             except (Unavailable, Lost, UnknownParent) as error:

@@ -193,6 +193,8 @@ class RedisWriter:
     async def apply(self, changes: Sequence[Change]) -> None:
         if len(self._writers) == 1:
             return await self._writers[0].apply(changes)
+        if not changes and not self._left:
+            self._left = [(writer, []) for writer in self._writers]
         self._left = self._left or self._divided(changes)
         while self._left:
             writer, mine = self._left[0]

@@ -56,6 +56,9 @@ class ShardWriter:
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """See `Writer.apply`. After `Unavailable` it goes on where it was, whatever is given again."""
+        if not changes and self._left is None:
+            await self._send(self._slot, self._epoch, self._calls, [])
+            return
         if self._left is None:
             self._left = deque(changes)
         try:
