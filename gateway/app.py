@@ -25,6 +25,7 @@ from gateway.prompt.apis import APIS
 from gateway.prompt.tokenizers import Folders
 from gateway.routing.router import Router
 from gateway.settings import Settings
+from gateway.telemetry.index import IndexState
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
@@ -41,6 +42,7 @@ class App:
         self.metrics = Metrics()
         self.metrics.watch(fleet)
         self.lookup = Lookup(fleet, self.metrics, settings)
+        self.metrics.registry.register(IndexState(self.lookup))
         self.readiness = Readiness(fleet, self.lookup)
         self._enrolment = Enrolment(self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         self._settings = settings

@@ -12,6 +12,7 @@ import pytest
 from engines.double import Double
 from engines.fleet import Fleet as FleetFile
 from gateway.app import App
+from gateway.fleet.engine import State
 from gateway.fleet.fleet import Fleet
 from gateway.index.namespace import Namespace
 from gateway.prompt.prompts import PromptReader
@@ -55,7 +56,9 @@ class Gateway:
         url = f"http://127.0.0.1:{port}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http:
-                yield cls(app, server, url, http)
+                made = cls(app, server, url, http)
+                await until(lambda: all(e.enrolled for e in app.fleet if e.state is State.UP), 10)
+                yield made
         finally:
             server.should_exit = True
             await serving

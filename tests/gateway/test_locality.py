@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.double import Double
+from gateway.prompt.apis import COMPLETIONS
 from tests.gateway.conftest import Gateway, Pair, until
 from tests.gateway.readers import DoubleReader
 
@@ -171,7 +173,26 @@ async def test_another_block_size_is_named_with_its_mend() -> None:
 async def test_a_session_is_remembered() -> None:
     async with four() as (_, gateway):
         body = {"model": "m", "prompt": words(1, 100), "max_tokens": 2}
-        headers = {**FACTS, "x-session-id": "mine"}
-        await gateway.http.post("/v1/completions", json=body, headers=headers)
+        answer = await gateway.http.post("/v1/completions", json=body, headers={**FACTS, "x-session-id": "mine"})
+        decode = gateway.app.fleet.engines[answer.headers["x-baton-decode"]].url
+        fields = {"prompt": msgspec.Raw(msgspec.json.encode(body["prompt"]))}
+        sight = await gateway.app.lookup.look("m", COMPLETIONS, fields, 100, b"mine")
+        assert sight.bound == decode
+        assert (await gateway.app.lookup.look("m", COMPLETIONS, fields, 100, b"other")).bound == ""
+
+
+async def test_the_index_is_shown() -> None:
+    async with four() as (doubles, gateway):
+        body = {"model": "m", "prompt": words(1, 100), "max_tokens": 2}
+        await gateway.http.post("/v1/completions", json=body)
         namespace = await gateway.enrolled()
-        assert namespace is not None
+        await asyncio.gather(*(until(lambda d=d: caught_up(d, namespace), 5) for d in doubles))  # type: ignore[misc]
+        shown = (await gateway.http.get("/index?top=5")).json()["m"]
+        assert (shown["block_size"], shown["prompts"]) == (16, "local")
+        assert shown["stats"]["blocks"] == max(run["blocks"] for run in shown["runs"]) > 5
+        assert len(shown["stats"]["holders"]) >= 2
+        assert (await gateway.http.get("/index?top=x")).status_code == 400
+        metrics = (await gateway.http.get("/metrics")).text
+        assert 'baton_prompt_mode{mode="local",model="m"} 1.0' in metrics
+        assert metrics.count('state="following"') == 4
+        assert "baton_index_warnings" in metrics

@@ -32,7 +32,7 @@ async def test_metrics_count_what_happened(pair: Pair) -> None:
     assert gateway.metric("baton_leg_seconds_count", leg="prefill", engine="p0") == 1
     assert gateway.metric("baton_leg_seconds_count", leg="decode", engine="d0") == 1
     assert gateway.metric("baton_transfers_total", outcome="used") == 1
-    assert gateway.metric("baton_placements_total", policy="least_loaded", path="remote", reason="least loaded") == 1
+    assert gateway.metric("baton_placements_total", policy="lmetric", path="remote", reason="least work") == 1
     assert gateway.metric("baton_engine_up", engine="p0", role="prefill", model="m") == 1
 
 
