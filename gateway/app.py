@@ -44,7 +44,7 @@ class App:
         self.lookup = Lookup(fleet, self.metrics, settings)
         self.metrics.registry.register(IndexState(self.lookup))
         self.readiness = Readiness(fleet, self.lookup)
-        self._enrolment = Enrolment(self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
+        self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         self._settings = settings
         self._tracing = tracing or Tracing.of(settings)
         router = Router(settings.policy, create(settings.policy), self.metrics)
@@ -67,6 +67,7 @@ class App:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         watch = Watch(self.fleet, self._settings, self._enrolment)
         await watch.first_round()
+        self.lookup.start()
         try:
             yield
         finally:

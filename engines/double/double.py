@@ -138,6 +138,11 @@ class Double:
         if self._engine is not None:
             self._engine.leases.seconds = seconds
 
+    @property
+    def posts(self) -> list[Received]:
+        """The requests that ask for something: all but the looks at its state."""
+        return [request for request in self.requests if request.method == "POST"]
+
     async def start(self) -> None:
         """Listen and start an engine. Raises OSError, and leaves nothing behind, if a port is taken."""
         self.server.bind()

@@ -58,6 +58,8 @@ class Engine:
         """When its process started (Unix time); 0 while unknown."""
         self.enrolled = False
         """Whether this incarnation has been asked all that the gateway wants to know of it."""
+        self.renders = False
+        """Whether it renders prompts to token ids for others."""
         self.takes_ids = False
         """Whether it takes token ids in place of messages; found out by a probe."""
         self.prefill_requests = 0

@@ -138,6 +138,10 @@ class Index(Protocol):
         """What this gateway has in flight now, by engine URL; travels with the next call, or the next beat."""
         ...
 
+    def beat(self) -> None:
+        """Tell the other gateways what was published; what is not told again is forgotten after some seconds."""
+        ...
+
     async def stats(self) -> Stats:
         """How large the index is; reads all of it."""
         ...

@@ -9,9 +9,11 @@ import logging
 from typing import Protocol
 
 import httpx
+from msgspec import Raw
 
 from gateway.fleet.engine import Engine
 from gateway.fleet.facts import facts
+from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import client
 from gateway.index.contract import Unavailable
 from gateway.index.events.ingest import Ingest
@@ -19,7 +21,9 @@ from gateway.index.events.stream import sources
 from gateway.index.lookup import Lookup
 from gateway.index.namespace import Namespace
 from gateway.index.open import open_index
-from gateway.prompt import probe
+from gateway.index.redis import IndexMisconfigured
+from gateway.prompt import probe, remote
+from gateway.prompt.apis import COMPLETIONS
 from gateway.prompt.prompts import Mode, PromptReader, Prompts
 from gateway.settings import Settings
 
@@ -29,6 +33,7 @@ DEFAULT_BLOCK_SIZE = 16
 """vLLM's, for engines that do not say."""
 
 _AGAIN_S = 1.0
+_SHORT = {"prompt": Raw(b'"x"')}
 
 
 class Tokenizers(Protocol):
@@ -42,7 +47,8 @@ class Tokenizers(Protocol):
 class Enrolment:
     """Keeps the namespaces of a `Lookup` in step with its fleet."""
 
-    def __init__(self, lookup: Lookup, tokenizers: Tokenizers, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, lookup: Lookup, tokenizers: Tokenizers, settings: Settings) -> None:
+        self._fleet = fleet
         self._lookup = lookup
         self._tokenizers = tokenizers
         self._settings = settings
@@ -52,7 +58,7 @@ class Enrolment:
     def up(self, engine: Engine) -> None:
         """The engine answers; nothing waits for what is learnt now."""
         self.down(engine, gone=False)
-        engine.takes_ids = engine.enrolled = False
+        engine.takes_ids = engine.renders = engine.enrolled = False
         self._tasks[engine.name] = asyncio.create_task(self._enrol(engine), name=f"enrol {engine.name}")
 
     def down(self, engine: Engine, gone: bool) -> None:
@@ -67,10 +73,16 @@ class Enrolment:
         async with client(engine, self._settings.health_timeout_s) as http:
             while True:
                 try:
-                    return await self._learn(engine, http)
-                except (httpx.HTTPError, Unavailable, OSError) as error:
-                    log.warning("engine %s: not in the index yet: %s: %s", engine.name, type(error).__name__, error)
-                await asyncio.sleep(_AGAIN_S)
+                    await self._learn(engine, http)
+                except (httpx.HTTPError, Unavailable, IndexMisconfigured, OSError) as error:
+                    trouble = f"engine {engine.name} is not in the index: {type(error).__name__}: {error}"
+                    if self._lookup.troubles.get(engine.name) != trouble:
+                        log.warning("%s", trouble)
+                    self._lookup.troubles[engine.name] = trouble
+                    await asyncio.sleep(_AGAIN_S)
+                else:
+                    self._lookup.troubles.pop(engine.name, None)
+                    return
 
     async def _learn(self, engine: Engine, http: httpx.AsyncClient) -> None:
         told = await facts(http)
@@ -93,6 +105,12 @@ class Enrolment:
         await namespace.ingest.add(engine.url, await sources(engine.url, http))
         if prompts.reader is not None:
             prompts.verdict(engine.name, await probe.disagreement(http, engine.model, prompts.reader))
+        if prompts.wants_renderer:
+            engine.renders = (
+                await remote.render(engine, COMPLETIONS, _SHORT, self._settings.health_timeout_s) is not None
+            )
+            if engine.renders:
+                prompts.use(remote.Remote(self._fleet, engine.model, self._settings.health_timeout_s))
         engine.takes_ids = self._settings.send_ids and await probe.takes_ids(http, engine.model)
         engine.enrolled = True
 

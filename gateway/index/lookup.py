@@ -23,6 +23,9 @@ from gateway.prompt.reading import BYTES_PER_TOKEN, Reading
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 
+BEAT_S = 0.5
+"""A load that changed tells itself with the next lookup; one that lasts is told again this often."""
+
 
 class Lookup:
     """The prefix index as requests see it, for all models of a fleet."""
@@ -34,6 +37,20 @@ class Lookup:
         self._metrics = metrics
         self._settings = settings
         self._errands: set[asyncio.Task[None]] = set()
+        self._beating: asyncio.Task[None] | None = None
+        self.troubles: dict[str, str] = {}
+        """Engine -> why it is not in the index at all."""
+
+    def start(self) -> None:
+        """Keep telling the other gateways what this one has in flight."""
+        self._beating = asyncio.create_task(self._beat(), name="load beat")
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            for namespace in self.namespaces.values():
+                namespace.index.publish(self._fleet.loads())
+                namespace.index.beat()
 
     async def look(self, model: str, api: Api, fields: Fields, size: int, session: bytes = b"") -> Sight:
         """Read and look up one prompt; `size` is the body's, bytes. Never fails: less is known then."""
@@ -101,11 +118,13 @@ class Lookup:
 
     def warnings(self) -> list[str]:
         """What keeps prompts from being found, each with its mend."""
-        return [warning for namespace in self.namespaces.values() for warning in namespace.warnings()]
+        told = [warning for namespace in self.namespaces.values() for warning in namespace.warnings()]
+        return told + list(self.troubles.values())
 
     async def close(self) -> None:
-        for task in self._errands:
+        tasks = [*self._errands, *([self._beating] if self._beating is not None else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._errands, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for namespace in self.namespaces.values():
             await namespace.close()

@@ -133,6 +133,9 @@ class MemoryIndex:
     def publish(self, loads: Mapping[str, InFlight]) -> None:
         """Nobody else is here to know."""
 
+    def beat(self) -> None:
+        """The same."""
+
     def store(self, bit: int, parent: bytes | None, hashes: bytes) -> int:
         """A holder has these blocks; returns how many of them there was no room for. Raises `UnknownParent`."""
         at, blocks = 0, len(hashes) // 8

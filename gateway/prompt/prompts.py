@@ -99,7 +99,9 @@ class Prompts:
             return Mode.LOCAL, self._doubt()
         elsewhere = Mode.RENDER if self.renderer is not None else Mode.LEARNED
         if self._wanted is not None and self._wanted is not Mode.LOCAL:
-            return (elsewhere if self._wanted is Mode.RENDER else Mode.LEARNED), f"set to {self._wanted}"
+            if self._wanted is Mode.RENDER and self.renderer is None:
+                return Mode.LEARNED, "no engine renders prompts for others: start one with --enable-scale-out"
+            return self._wanted, ""
         if self.reader is None:
             return elsewhere, self._no_reader
         doubt = self._doubt() or ("" if self._verdicts else "no engine has been compared yet")
@@ -113,6 +115,11 @@ class Prompts:
                     "the chat template that it uses"
                 )
         return self._drift
+
+    @property
+    def wants_renderer(self) -> bool:
+        """Whether an engine that renders would be of use."""
+        return self._wanted is Mode.RENDER or (self._wanted is None and self.mode is not Mode.LOCAL)
 
     def use(self, renderer: Renderer) -> None:
         """An engine can render prompts for us."""

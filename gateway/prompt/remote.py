@@ -4,10 +4,11 @@ Source: vLLM `entrypoints/scale_out/render/api_router.py`; the routes exist with
 """
 
 from array import array
+from collections.abc import Iterable
 
 import msgspec
 
-from gateway.fleet.engine import Engine
+from gateway.fleet.engine import Engine, State
 from gateway.prompt.apis import Api
 from gateway.prompt.body import Fields, edit
 from gateway.wire.errors import WireError
@@ -21,6 +22,22 @@ class _Rendered(msgspec.Struct):
 
 
 _rendered = msgspec.json.Decoder(_Rendered | list[_Rendered]).decode
+
+
+class Remote:
+    """Renders through any engine of a model that is up and can."""
+
+    def __init__(self, engines: Iterable[Engine], model: str, timeout_s: float) -> None:
+        self._engines = engines
+        self._model = model
+        self._timeout_s = timeout_s
+
+    async def __call__(self, api: Api, fields: Fields) -> bytes | None:
+        able = [e for e in self._engines if e.renders and e.model == self._model and e.state is State.UP]
+        if not able:
+            return None
+        engine = min(able, key=lambda one: one.prefill_requests + one.decode_requests)
+        return await render(engine, api, fields, self._timeout_s)
 
 
 async def render(engine: Engine, api: Api, fields: Fields, timeout_s: float) -> bytes | None:

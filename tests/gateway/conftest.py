@@ -102,6 +102,8 @@ class Pair:
 async def make_pair(**settings: Any) -> AsyncIterator[Pair]:
     async with Double("prefill", "p0") as p, Double("decode", "d0") as d, Double("both", "j") as judge:
         async with Gateway.over(p, d, **settings) as gateway:
+            p.requests.clear()  # what the gateway asked to know them
+            d.requests.clear()
             yield Pair(p, d, judge, gateway)
 
 

@@ -81,7 +81,7 @@ async def test_spans_of_the_request_and_its_legs(spans: InMemorySpanExporter) ->
             assert request.context is not None
             assert leg.context is not None
             assert leg.parent.span_id == request.context.span_id
-            sent = engine.requests[-1].headers["traceparent"]
+            sent = engine.posts[-1].headers["traceparent"]
             assert sent.split("-")[1:3] == [f"{trace_id:032x}", f"{leg.context.span_id:016x}"]
         assert [event.name for event in decode.events] == ["kv_transfer", "first_token"]
         assert not any(SECRET.split()[3] in span.to_json() for span in spans.get_finished_spans())
@@ -91,8 +91,8 @@ async def test_without_tracing_the_clients_context_is_passed_on(pair: Pair) -> N
     headers = {"traceparent": PARENT, "tracestate": "a=b"}
     await pair.http.post("/v1/completions", json=BODY, headers=headers)
     for engine in (pair.prefill, pair.decode):
-        assert engine.requests[-1].headers["traceparent"] == PARENT
-        assert engine.requests[-1].headers["tracestate"] == "a=b"
+        assert engine.posts[-1].headers["traceparent"] == PARENT
+        assert engine.posts[-1].headers["tracestate"] == "a=b"
 
 
 async def test_an_unsampled_trace_is_not_recorded_but_passed_on(spans: InMemorySpanExporter) -> None:
@@ -101,7 +101,7 @@ async def test_an_unsampled_trace_is_not_recorded_but_passed_on(spans: InMemoryS
     async with make_pair(tracing=tracing) as pair:
         await pair.http.post("/v1/completions", json=BODY, headers={"traceparent": PARENT[:-1] + "0"})
         assert not spans.get_finished_spans()
-        assert pair.prefill.requests[-1].headers["traceparent"].startswith(PARENT[:35])
+        assert pair.prefill.posts[-1].headers["traceparent"].startswith(PARENT[:35])
 
 
 @asynccontextmanager

@@ -12,15 +12,17 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from engines.fleet import Fleet
+from engines.fleet import Fleet, Role
 from engines.layout import free_ports, on_cpu
 from engines.process import Process
 from engines.supervisor import Service, Supervisor
 from engines.tiny_model import make_tiny_model
 from engines.vllm import launch
-from gateway.prompt.apis import CHAT, COMPLETIONS, Api
+from gateway.fleet.engine import Engine
+from gateway.prompt.apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Api
 from gateway.prompt.probe import disagreement
 from gateway.prompt.reader import Prompt, Reader
+from gateway.prompt.remote import render
 from tests.prompt import shapes
 from tests.prompt.templates import TEMPLATES
 
@@ -116,6 +118,21 @@ async def test_the_probe_trusts_this_folder_and_no_other(
     (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
     assert await disagreement(judge, folder.name, Reader.load(tmp_path))
     assert await disagreement(judge, folder.name, Reader.load(folder, chat_template=TEMPLATES["plain"] + "."))
+
+
+async def test_an_engine_renders_for_the_gateway(folder: Path, judge: httpx.AsyncClient) -> None:
+    """Mode `render`: exact on every API, for models that are not read here."""
+    engine = Engine("judge", str(judge.base_url).rstrip("/"), Role.BOTH, model=folder.name)
+    said = msgspec.Raw(b'[{"role":"user","content":"Hi there"}]')
+    name = msgspec.Raw(msgspec.json.encode(folder.name))
+    right = Reader.load(folder).read(CHAT, {"messages": said})
+    for api in (CHAT, RESPONSES, MESSAGES):
+        fields = {"model": name, api.prompt: said, "max_tokens": msgspec.Raw(b"9")}
+        assert await render(engine, api, fields, 30) == right.ids, api.name
+    fields = {"model": name, "prompt": msgspec.Raw(b'"Hi there"')}
+    assert await render(engine, COMPLETIONS, fields, 30) == Reader.load(folder).read(COMPLETIONS, fields).ids
+    assert await render(engine, CHAT, {"model": name}, 30) is None
+    engine.pool.close()
 
 
 async def test_requests_at_once_are_read_alike(folder: Path, judge: httpx.AsyncClient) -> None:

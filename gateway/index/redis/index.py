@@ -130,6 +130,10 @@ class RedisIndex:
     def publish(self, loads: Mapping[str, InFlight]) -> None:
         self._mine = loads
 
+    def beat(self) -> None:
+        for shard in self._shards:
+            shard.tell(self._mine)
+
     async def sweep(self) -> int:
         return sum([await shard.sweep() for shard in self._shards])
 

@@ -103,6 +103,11 @@ class Shard:
             session=bound.decode(),
         )
 
+    def tell(self, mine: Mapping[str, InFlight]) -> None:
+        """Tell the others our load, if there is news of it; nobody waits for an answer."""
+        if (news := self.news(mine, time.time() * 1e3)) is not None:
+            self._link.post(news, 1)
+
     def news(self, mine: Mapping[str, InFlight], now: float) -> bytes | None:
         """The command that tells the others our load; None if they know it."""
         if mine == self._told and now < self._told_ms + (_BEAT_MS if mine else _LOAD_LIFE_MS):
