@@ -1,4 +1,4 @@
-"""The ASGI app: hot routes go straight to `Serving`, all others through Starlette."""
+"""The app: hot routes go straight to `Serving`, all others through Starlette."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,14 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.fleet import Fleet as FleetFile
+from gateway.admission.keys import Keys
 from gateway.api import inspect
-from gateway.api.client import Receive, Scope, Send
 from gateway.api.control import Readiness, failed, routes
 from gateway.api.serving import Serving
+from gateway.api.siblings import Siblings
 from gateway.dispatch.journey import Dispatcher
 from gateway.errors import ApiError
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import Watch
+from gateway.front import asgi
+from gateway.front.call import Call
 from gateway.index.enrol import Enrolment, Tokenizers
 from gateway.index.lookup import Lookup
 from gateway.prompt.apis import APIS
@@ -31,13 +34,21 @@ from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
 from policies.registry import create
 
+_HOT = {path.encode(): api for path, api in APIS.items()}
+
 
 class App:
-    """One gateway: everything from a fleet to an ASGI callable."""
+    """One gateway: everything from a fleet to what answers a call."""
 
     def __init__(
-        self, fleet: Fleet, settings: Settings, tracing: Tracing | None = None, tokenizers: Tokenizers | None = None
+        self,
+        fleet: Fleet,
+        settings: Settings,
+        tracing: Tracing | None = None,
+        tokenizers: Tokenizers | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
+        keys = Keys.load(settings.api_keys_file)
         self.fleet = fleet
         self.metrics = Metrics()
         self.metrics.watch(fleet)
@@ -49,19 +60,21 @@ class App:
         self._tracing = tracing or Tracing.of(settings)
         router = Router(settings.policy, create(settings.policy), self.metrics)
         dispatcher = Dispatcher(fleet, self.lookup, router, self.metrics, settings)
-        self._serving = Serving(fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
+        self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
         self._others = Starlette(
-            routes=[*routes(fleet, self.metrics, self.readiness), *inspect.routes(self.lookup)],
+            routes=[*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)],
             exception_handlers={HTTPException: _refused},
             lifespan=self._lifespan,
         )
 
     @classmethod
-    def of(cls, file: FleetFile, settings: Settings, tracing: Tracing | None = None) -> Self:
+    def of(
+        cls, file: FleetFile, settings: Settings, tracing: Tracing | None = None, siblings: Siblings | None = None
+    ) -> Self:
         """The gateway in front of the engines that a fleet file names."""
         limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
         folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
-        return cls(Fleet.of(file, limits), settings, tracing, Folders(folders, settings.tokenizer))
+        return cls(Fleet.of(file, limits), settings, tracing, Folders(folders, settings.tokenizer), siblings)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -77,11 +90,18 @@ class App:
             self.fleet.close()
             await asyncio.to_thread(self._tracing.close)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in APIS:
-            await self._serving(scope, receive, send)
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        """ASGI for the server's lifespan and for the routes that are not hot."""
+        await self._others(scope, receive, send)
+
+    async def answer(self, call: Call) -> None:
+        """Answer any call."""
+        path, _, _ = call.url.partition(b"?")
+        api = _HOT.get(path)
+        if api is not None:
+            await self._serving(call, api)
         else:
-            await self._others(scope, receive, send)
+            await asgi.serve(self._others, call)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["invalid_request_error", "permission_error", "not_found_error", "server_error"]
+Kind = Literal["invalid_request_error", "authentication_error", "permission_error", "not_found_error", "server_error"]
 
 
 class ApiError(Exception):
@@ -41,6 +41,8 @@ class ApiError(Exception):
         headers = [(b"content-type", b"application/json")]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
         return headers
 
 

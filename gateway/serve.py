@@ -1,8 +1,5 @@
 """`baton serve`: the gateway in front of engines that run already."""
 
-import signal
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +11,7 @@ from typer import Option
 from engines.fleet import ANY, LEASE_S, FleetError, Role
 from engines.fleet import Fleet as FleetFile
 from gateway.settings import Effective, Settings, SettingsError
+from gateway.workers import CannotStart
 from policies.registry import UnknownPolicy
 
 
@@ -29,11 +27,15 @@ def serve(
     ] = None,
     host: Annotated[str | None, Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, Option(help="Port to listen on. [default: 8000]")] = None,
+    workers: Annotated[int | None, Option(help="Processes that share the port. [default: 1]")] = None,
     redis: Annotated[
         str | None, Option(help="Share index and load with other gateways: redis://host:port/0. [default: in memory]")
     ] = None,
     tokenizer: Annotated[
         str | None, Option(help="Folder or cached hub id with the model's tokenizer and template. [default: none]")
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None, Option(help="File with one API key per line. [default: everybody may ask]")
     ] = None,
     policy: Annotated[str | None, Option(help="Routing policy. [default: lmetric]")] = None,
     otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
@@ -53,8 +55,10 @@ def serve(
     flags = {
         "host": host,
         "port": port,
+        "workers": workers,
         "redis": redis,
         "tokenizer": tokenizer,
+        "api_keys_file": str(api_keys_file) if api_keys_file is not None else None,
         "policy": policy,
         "otlp_endpoint": otlp_endpoint,
         "log_level": log_level,
@@ -74,24 +78,25 @@ def serve(
         if print_config:
             return _show(effective)
         run(file, effective.settings)
-    except (FleetError, SettingsError, UnknownPolicy) as error:
+    except (FleetError, SettingsError, UnknownPolicy, CannotStart, OSError) as error:
         typer.secho(f"baton serve: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
 def run(file: FleetFile, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
-    from gateway.app import App
-    from gateway.server import Server, log_to_stderr
+    from gateway.server import log_to_stderr
 
     log_to_stderr(settings.log_level)
-    server = Server(App.of(file, settings), settings)
-    # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with suppress(KeyboardInterrupt):
-        server.run()
-    if not server.started:
-        raise typer.Exit(1)
+    if settings.workers > 1:
+        from gateway.workers.parent import run_workers
+
+        run_workers(file, settings)
+    else:
+        from gateway.app import App
+        from gateway.server import Server, until_signalled
+
+        until_signalled(Server(App.of(file, settings), settings))
 
 
 def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:

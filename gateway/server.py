@@ -2,37 +2,40 @@
 
 import asyncio
 import logging
+import signal
 import socket
+import sys
+from contextlib import suppress
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from gateway.app import App
+from gateway.front.connection import Connection
 from gateway.settings import Settings
-
-
-class Connection(HttpToolsProtocol):
-    """A client's connection that sends each piece at once: Nagle's algorithm would hold tokens back."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        found = cast(socket.socket | None, transport.get_extra_info("socket"))
-        if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
-            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().connection_made(transport)
 
 
 class Server(uvicorn.Server):
     """Says that it is not ready before it stops accepting."""
 
     def __init__(self, app: App, settings: Settings) -> None:
+
+        def connect(
+            config: uvicorn.Config,
+            server_state: ServerState,
+            app_state: dict[str, Any],
+            _loop: asyncio.AbstractEventLoop | None = None,
+        ) -> Connection:
+            return Connection(app.answer, server_state, config.timeout_keep_alive)
+
         super().__init__(
             uvicorn.Config(
                 cast(Any, app),
                 host=settings.host,
                 port=settings.port,
                 loop="uvloop",
-                http=Connection,
+                http=cast(Any, connect),  # uvicorn only calls it
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -41,14 +44,24 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.drain_s),
             )
         )
-        self._readiness = app.readiness
+        self.readiness = app.readiness
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self._readiness.draining = True
+        self.readiness.draining = True
         super().handle_exit(sig, frame)
 
 
-def log_to_stderr(level: str) -> None:
-    """One line per event, with time and level."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+def until_signalled(server: Server, sockets: list[socket.socket] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SystemExit with 1 if it could not start."""
+    # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with suppress(KeyboardInterrupt):
+        server.run(sockets)
+    if not server.started:
+        sys.exit(1)
+
+
+def log_to_stderr(level: str, who: str = "") -> None:
+    """One line per event, with time and level, and who says it where there are several."""
+    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per health check otherwise

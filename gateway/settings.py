@@ -21,12 +21,16 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, lt=65536, description="port to listen on")
+    workers: int = Field(1, gt=0, description="processes behind the port, with one Redis (their own if none is named)")
+    api_keys_file: str = Field("", description="file with one API key per line; empty: everybody may ask")
     policy: str = Field("lmetric", description="routing policy: an installed name or module:Class")
 
     redis: str = Field("", description="index and load shared by all gateways: redis://host:port/0; empty: in memory")
     tokenizer: str = Field("", description="folder with tokenizer and chat template, for models that name none")
     prompt_mode: str = Field(
-        "auto", pattern="^(auto|local|render|learned)$", description="where token ids come from; auto: what is proven"
+        "auto",
+        pattern="^(auto|local|render|learned|off)$",
+        description="where token ids come from; auto: what is proven; off: no index, placed by load alone",
     )
     send_ids: bool = Field(True, description="send token ids along with both legs to engines that take them")
     lookup_budget_s: float = Field(0.005, gt=0, description="until the index has answered; then by load alone")

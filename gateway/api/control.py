@@ -1,13 +1,21 @@
 """The routes that the gateway answers by itself: models, health, metrics."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.admission.keys import Keys
+from gateway.api.siblings import Siblings
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.fleet import Fleet
 from gateway.index.lookup import Lookup
+from gateway.telemetry.merge import merge
 from gateway.telemetry.metrics import Metrics
 
 
@@ -23,7 +31,7 @@ class Readiness:
     def ready(self) -> bool:
         return not self.draining and self._fleet.ready()
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> dict[str, Any]:
         """Everything a person wants to know when it is not ready."""
         engines = [
             {
@@ -47,6 +55,22 @@ class Readiness:
         }
 
 
+def together(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report of several workers as one: ready if all are, in flight what all have."""
+    whole, *others = reports
+    for other in others:
+        whole["ready"] = whole["ready"] and other["ready"]
+        for what in ("missing", "warnings"):
+            if what in whole:
+                whole[what] += [text for text in other[what] if text not in whole[what]]
+        for mine, theirs in zip(whole.get("engines", ()), other.get("engines", ()), strict=True):
+            for count in ("prefill_requests", "decode_requests"):
+                mine[count] += theirs[count]
+    if others:
+        whole["workers"] = len(reports)
+    return whole
+
+
 def json(content: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
@@ -56,8 +80,18 @@ def failed(error: ApiError) -> Response:
     return Response(error.body(), error.status, headers)
 
 
-def routes(fleet: Fleet, metrics: Metrics, readiness: Readiness) -> list[Route]:
-    """Starlette's routes for all of them."""
+def routes(keys: Keys, fleet: Fleet, metrics: Metrics, readiness: Readiness, siblings: Siblings | None) -> list[Route]:
+    """Starlette's routes for all of them; health and metrics ask for no key."""
+
+    def guarded(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def checked(request: Request) -> Response:
+            try:
+                keys.check(dict(request.headers.raw))
+            except ApiError as error:
+                return failed(error)
+            return await answer(request)
+
+        return checked
 
     async def models(request: Request) -> Response:
         entries = [msgspec.Raw(entry) for _, entry in sorted(fleet.models().items())]
@@ -71,19 +105,33 @@ def routes(fleet: Fleet, metrics: Metrics, readiness: Readiness) -> list[Route]:
     async def livez(request: Request) -> Response:
         return json({"alive": True})
 
+    async def others(request: Request) -> list[httpx.Response]:
+        """What the other workers say of themselves; none if this one is asked for alone (`?worker`)."""
+        if siblings is None or "worker" in request.query_params:
+            return []
+        return list((await siblings.get(f"{request.url.path}?worker&{request.url.query}")).values())
+
     async def readyz(request: Request) -> Response:
-        report = readiness.report() if "verbose" in request.query_params else {"ready": readiness.ready}
+        answers = await others(request)
+        verbose = "verbose" in request.query_params
+        own = readiness.report() if verbose else {"ready": readiness.ready}
+        report = together([own, *(msgspec.json.decode(answer.content) for answer in answers)])
         return json(report, 200 if report["ready"] else 503)
 
     async def health(request: Request) -> Response:
-        return Response(status_code=200 if readiness.ready else 503)
+        ready = readiness.ready and all(answer.is_success for answer in await others(request))
+        return Response(status_code=200 if ready else 503)
 
     async def scrape(request: Request) -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        answers = await others(request)
+        text = metrics.render()
+        if answers:
+            text = await asyncio.to_thread(merge, [text.decode(), *(answer.text for answer in answers)])
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [
-        Route("/v1/models", models),
-        Route("/v1/models/{model:path}", model),
+        Route("/v1/models", guarded(models)),
+        Route("/v1/models/{model:path}", guarded(model)),
         Route("/livez", livez),
         Route("/readyz", readyz),
         Route("/health", health),

@@ -8,7 +8,7 @@ from gateway.api.control import failed, json
 from gateway.errors import ApiError
 from gateway.index.lookup import Lookup
 
-_HERE = ("127.0.0.1", "::1", "")
+_HERE = ("127.0.0.1", "::1", "")  # the last is a unix socket's
 TOP = 20
 
 
@@ -17,7 +17,7 @@ def routes(lookup: Lookup) -> list[Route]:
 
     async def index(request: Request) -> Response:
         client = request.client
-        if client is not None and client.host not in _HERE:
+        if client is None or client.host not in _HERE:
             return failed(ApiError(403, "/index answers on the gateway's own machine only.", kind="permission_error"))
         try:
             top = int(request.query_params.get("top", TOP))

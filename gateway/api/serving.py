@@ -5,15 +5,17 @@ import re
 import secrets
 import time
 
-from gateway.api.client import AsgiClient, Gone, Presence, Receive, Scope, Send, read_body
+from gateway.admission.keys import Keys
+from gateway.api.client import Client, Presence
 from gateway.dispatch.exchange import Exchange
 from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.relay import Cut
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.fleet import Fleet
+from gateway.front.call import Call, Gone
 from gateway.index.lookup import Lookup
 from gateway.prompt import body as bodies
-from gateway.prompt.apis import APIS, Api
+from gateway.prompt.apis import Api
 from gateway.prompt.split import whole
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
@@ -28,10 +30,11 @@ _SESSION_BYTES = 256
 
 
 class Serving:
-    """One ASGI callable for all routes that engines answer."""
+    """Answers calls on all routes that engines answer."""
 
     def __init__(
         self,
+        keys: Keys,
         fleet: Fleet,
         lookup: Lookup,
         dispatcher: Dispatcher,
@@ -39,6 +42,7 @@ class Serving:
         tracing: Tracing,
         settings: Settings,
     ) -> None:
+        self._keys = keys
         self._fleet = fleet
         self._lookup = lookup
         self._dispatcher = dispatcher
@@ -46,25 +50,25 @@ class Serving:
         self._tracing = tracing
         self._settings = settings
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, call: Call, api: Api) -> None:
         started = time.perf_counter()
-        api = APIS[scope["path"]]
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = dict(call.headers)
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16).encode()
-        client = AsgiClient(send, [(b"x-request-id", request_id)])
+        client = Client(call, [(b"x-request-id", request_id)])
         model = "unknown"
         span: Span = Untraced()
         outcome = "cancelled"
         try:
-            if scope["method"] != "POST":
+            self._keys.check(headers)
+            if call.method != b"POST":
                 raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
-            raw = await read_body(receive, self._settings.max_body_bytes, self._settings.body_timeout_s)
+            raw = await client.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
             fields = bodies.parse(raw)
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)
-            with Presence(receive):
+            with Presence(call):
                 x = await self._exchange(api, fields, model, len(raw), headers, request_id, span, started)
                 status = await self._dispatcher.serve(x, client)
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"

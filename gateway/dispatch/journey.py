@@ -46,9 +46,10 @@ _NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-
 class Client(Protocol):
     """Where the answer goes."""
 
-    async def start(self, status: int, headers: Headers) -> None: ...
+    def start(self, status: int, headers: Headers) -> None: ...
     async def send(self, piece: bytes) -> None: ...
-    async def end(self) -> None: ...
+    def end(self) -> None: ...
+    def reply(self, status: int, headers: Headers, body: bytes) -> None: ...
 
 
 class Dispatcher:
@@ -82,7 +83,7 @@ class Dispatcher:
                 except LegFailed as failed:
                     failure = failed
             self._learn(x, failure, prefill, decode, avoid)
-        return await self._give_up(x, failure, client)
+        return self._give_up(x, failure, client)
 
     async def _snapshot(self, x: Exchange, avoid: set[str], failure: LegFailed | None) -> Snapshot | None:
         """The engines to choose from; waits for one if there is none at all. None: all there are were tried."""
@@ -158,29 +159,22 @@ class Dispatcher:
     async def _answer(self, x: Exchange, opened: Opened | Reply, client: Client, span: Span) -> int:
         """Pass an answer to the client."""
         if isinstance(opened, Reply):
-            await self._reply(x, opened, client)
-            return opened.status
+            return _reply(x, opened, client)
         answer = opened.answer
         tally = Tally()
         try:
             model = x.request.model
             self._metrics.ttft(model).observe(tally.first_s - x.started)
             span.event("first_token")
-            await client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
+            client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
             await relay(answer, opened.first, client.send, self._settings.idle_timeout_s, tally)
-            await client.end()
+            client.end()
         finally:
             answer.close()
             self._metrics.events(model).inc(tally.events)
         if (gap_s := tally.gap_s) is not None:
             self._metrics.itl(model).observe(gap_s)
         return answer.status
-
-    async def _reply(self, x: Exchange, reply: Reply, client: Client) -> None:
-        length = (b"content-length", str(len(reply.body)).encode())
-        await client.start(reply.status, [*_relayed(reply.headers), length, *x.facts()])
-        await client.send(reply.body)
-        await client.end()
 
     def _learn(self, x: Exchange, failed: LegFailed, prefill: Engine | None, decode: Engine, avoid: set[str]) -> None:
         """Count a failure and shape the next attempt by its verdict."""
@@ -198,18 +192,23 @@ class Dispatcher:
         if failed.cause == "refused":
             self._fleet.mark(self._fleet.engines[failed.engine], State.DOWN, str(failed))
 
-    async def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
+    def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
         """Pass on an engine's own last word, or say in ours what went wrong."""
         if failure is None or failure.cause == "refused":
             raise unavailable("No engine could be reached.", "engine_unreachable")
         if failure.reply is not None:
-            await self._reply(x, failure.reply, client)
-            return failure.reply.status
+            return _reply(x, failure.reply, client)
         timeout = failure.cause in ("timeout", "late")
         what = "did not answer in time" if timeout else "failed before it answered"
         raise ApiError(
             504 if timeout else 502, f"The engine {what}.", kind="server_error", code=f"engine_{failure.cause}"
         )
+
+
+def _reply(x: Exchange, reply: Reply, client: Client) -> int:
+    """Pass a complete answer on; returns its status."""
+    client.reply(reply.status, [*_relayed(reply.headers), *x.facts()], reply.body)
+    return reply.status
 
 
 def _relayed(headers: Headers) -> Headers:

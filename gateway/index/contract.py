@@ -118,15 +118,18 @@ class Index(Protocol):
         """Forget what a holder holds, whoever wrote it."""
         ...
 
-    async def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
-        """These engines will hold this prompt soon; seen by all gateways at once, for `ttl_s`."""
+    def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+        """These engines will hold this prompt soon; seen by all gateways at once, for `ttl_s`.
+
+        Nobody waits for it; a guess that is lost costs nothing but itself.
+        """
         ...
 
-    async def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+    def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
         """The same for engines whose events are off: the only thing that is known of them."""
         ...
 
-    async def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
+    def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
         """The session's next prompts (with the same first block) would do well on this engine."""
         ...
 

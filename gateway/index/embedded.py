@@ -1,7 +1,10 @@
 """A Valkey server of our own, as a child on a unix socket: for benchmarks, and where several workers share an index."""
 
+import ctypes
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +27,13 @@ _QUIET = (
     "noeviction",
 )
 _START_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Called in the child: however its parent ends, it does not stay (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Embedded:
@@ -39,7 +49,9 @@ class Embedded:
 
     def start(self) -> None:
         """Start, or start again after `kill`; returns when it answers. Raises RuntimeError."""
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self._command, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent
+        )
         deadline = time.monotonic() + _START_S
         with self.client() as client:
             while True:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 DEFAULT_BLOCK_SIZE = 16
 """vLLM's, for engines that do not say."""
 
+OFF = "off"
+"""The `prompt_mode` without an index."""
+
 _AGAIN_S = 1.0
 _SHORT = {"prompt": Raw(b'"x"')}
 
@@ -59,6 +62,9 @@ class Enrolment:
         """The engine answers; nothing waits for what is learnt now."""
         self.down(engine, gone=False)
         engine.takes_ids = engine.renders = engine.enrolled = False
+        if self._settings.prompt_mode == OFF:
+            engine.enrolled = True
+            return
         self._tasks[engine.name] = asyncio.create_task(self._enrol(engine), name=f"enrol {engine.name}")
 
     def down(self, engine: Engine, gone: bool) -> None:

@@ -6,8 +6,7 @@ what is left, by load alone in the end, counted and shown.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 from xxhash import xxh3_64_digest
@@ -36,7 +35,6 @@ class Lookup:
         self._fleet = fleet
         self._metrics = metrics
         self._settings = settings
-        self._errands: set[asyncio.Task[None]] = set()
         self._beating: asyncio.Task[None] | None = None
         self.troubles: dict[str, str] = {}
         """Engine -> why it is not in the index at all."""
@@ -82,12 +80,12 @@ class Lookup:
         if sight.reading.ids is None:
             blind, exact = blind + exact, []  # hashes of text: no event will ever confirm them
         if exact:
-            self._errand(namespace.index.expect(hashes, exact, self._settings.speculation_s))
+            namespace.index.expect(hashes, exact, self._settings.speculation_s)
         if blind:
-            self._errand(namespace.index.learn(hashes, blind, self._settings.learned_s))
+            namespace.index.learn(hashes, blind, self._settings.learned_s)
         if session:
             bound = engines[-1].incarnation
-            self._errand(namespace.index.bind(hashes, xxh3_64_digest(session), bound, self._settings.session_s))
+            namespace.index.bind(hashes, xxh3_64_digest(session), bound, self._settings.session_s)
 
     def prefilled(
         self, sight: Sight, engine: Engine, counted: int, cached: int | None, ids: msgspec.Raw | None
@@ -103,28 +101,14 @@ class Lookup:
         self._metrics.prefix_tokens(engine.name, "predicted").inc(sight.cached(engine.url))
         self._metrics.prefix_tokens(engine.name, "prompt").inc(counted)
 
-    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it beside the request; a guess that is lost costs nothing but itself."""
-
-        async def run() -> None:
-            try:
-                await work
-            except Unavailable:
-                self._metrics.lookups("unavailable").inc()
-
-        task = asyncio.create_task(run())
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
-
     def warnings(self) -> list[str]:
         """What keeps prompts from being found, each with its mend."""
         told = [warning for namespace in self.namespaces.values() for warning in namespace.warnings()]
         return told + list(self.troubles.values())
 
     async def close(self) -> None:
-        tasks = [*self._errands, *([self._beating] if self._beating is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
         for namespace in self.namespaces.values():
             await namespace.close()

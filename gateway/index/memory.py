@@ -115,13 +115,13 @@ class MemoryIndex:
             self._live &= ~(1 << slot)
             self._dead.add(slot)
 
-    async def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+    def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
         self._expected.put(hashes, engines, ttl_s)
 
-    async def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+    def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
         self._learned.put(hashes, engines, ttl_s)
 
-    async def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
+    def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
         self._sessions[session] = (engine, self._clock() + ttl_s)
         self._sessions.move_to_end(session)
         if len(self._sessions) > SESSIONS:

@@ -65,7 +65,9 @@ class ChatTemplate:
         """Whether it wants a message's content as a list of parts."""
         self.developer = '"developer"' in source or "'developer'" in source
         """Whether it knows the role `developer`."""
-        self.render: Callable[..., str] = environment.from_string(source).render
+        template = environment.from_string(source)
+        template.globals = dict(template.globals)  # a ChainMap until now, copied for each rendering
+        self.render: Callable[..., str] = template.render
 
 
 @lru_cache(32)

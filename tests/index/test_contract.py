@@ -24,9 +24,9 @@ async def made(maker: Maker) -> Made:
 
 async def test_guesses_end_and_are_told_apart(made: Made) -> None:
     index, long = made.index, prompt(100)
-    await index.expect(long, ["http://a:1#7"], 5.0)
-    await index.learn(long[: 8 * 40], ["http://b:1#0"], 60.0)
-    await index.expect(prompt(3, b"\2" * 8), ["http://a:1#7"], 0.0)
+    index.expect(long, ["http://a:1#7"], 5.0)
+    index.learn(long[: 8 * 40], ["http://b:1#0"], 60.0)
+    index.expect(prompt(3, b"\2" * 8), ["http://a:1#7"], 0.0)
     match = await index.match(long)
     assert (dict(match.held), dict(match.expected), dict(match.learned)) == (
         {},
@@ -41,9 +41,9 @@ async def test_guesses_end_and_are_told_apart(made: Made) -> None:
 
 async def test_a_session_is_bound_to_the_last_engine(made: Made) -> None:
     index, hashes = made.index, prompt(4)
-    await index.bind(hashes, b"session1", "http://a:1", 60.0)
-    await index.bind(hashes, b"session1", "http://b:1", 60.0)
-    await index.bind(hashes, b"session2", "http://a:1", 0.001)
+    index.bind(hashes, b"session1", "http://a:1", 60.0)
+    index.bind(hashes, b"session1", "http://b:1", 60.0)
+    index.bind(hashes, b"session2", "http://a:1", 0.001)
     assert (await index.match(hashes, b"session1")).session == "http://b:1"
     assert (await index.match(hashes, b"session3")).session == ""
     assert (await index.match(hashes)).session == ""

@@ -151,8 +151,8 @@ async def test_the_load_of_a_dead_gateway_vanishes(running: Embedded, monkeypatc
 async def test_guesses_and_sessions_are_shared(running: Embedded) -> None:
     one, two = await connect(running), await connect(running)
     two.know(["http://p:1#1"])
-    await one.expect(prompt(40), ["http://p:1#1"], 5)
-    await one.bind(prompt(40), b"session1", "http://p:1#1", 5)
+    one.expect(prompt(40), ["http://p:1#1"], 5)
+    one.bind(prompt(40), b"session1", "http://p:1#1", 5)
     async with asyncio.timeout(2):
         while not (match := await two.match(prompt(40), b"session1")).session:
             pass

@@ -78,13 +78,14 @@ class Ledger:
         ours = [hashes[at : at + 8] for at in range(0, len(hashes), 8)]
         parents = [parent, *ours[:-1]]
         blocks.update(zip(keys, [own + before for own, before in zip(ours, parents, strict=True)], strict=True))
-        if not self._waiting:
+        if not self._behind:
             return [Stored(parent if parent != NO_PARENT else None, hashes)]
         if parent in self._behind:
             for key, before in zip(keys, parents, strict=True):
                 self._waiting.setdefault(before, []).append(key)
             self._behind.update(ours)
             return []
+        self._behind.difference_update(ours)  # a block that went while it waited is not behind anything now
         return [Stored(parent if parent != NO_PARENT else None, hashes), *self._released(ours)]
 
     def _root(self, event: BlockStored) -> bytes:
@@ -145,8 +146,8 @@ class Ledger:
             parent = open_ends.pop()
             for key in self._waiting.pop(parent, ()):
                 block = self._blocks.get(key)
-                if block is None:
-                    continue  # it went while it waited
+                if block is None or block[:8] not in self._behind:
+                    continue  # it went while it waited; or it came again and is named here twice
                 run = [block[:8]]
                 while len(following := self._waiting.get(run[-1], [])) == 1 and following[0] in self._blocks:
                     run.append(self._blocks[self._waiting.pop(run[-1])[0]][:8])

@@ -116,16 +116,16 @@ class RedisIndex:
         for shard in self._shards:
             await shard.forget(holder)
 
-    async def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+    def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
         self.know(engines)
-        await self._shard(hashes).guess(b"s", hashes, engines, ttl_s)
+        self._shard(hashes).guess(b"s", hashes, engines, ttl_s)
 
-    async def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
+    def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
         self.know(engines)
-        await self._shard(hashes).guess(b"a", hashes, engines, ttl_s)
+        self._shard(hashes).guess(b"a", hashes, engines, ttl_s)
 
-    async def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
-        await self._shard(hashes).bind(session, engine, ttl_s)
+    def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
+        self._shard(hashes).bind(session, engine, ttl_s)
 
     def publish(self, loads: Mapping[str, InFlight]) -> None:
         self._mine = loads

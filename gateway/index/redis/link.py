@@ -39,7 +39,7 @@ class ServerError(Exception):
 class _Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self._reader = hiredis.Reader(replyError=ServerError, protocolError=ServerError)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody waits for this answer
         self.transport: asyncio.Transport | None = None
         self.closed = False
 
@@ -48,20 +48,24 @@ class _Wire(asyncio.Protocol):
 
     def send(self, commands: bytes, count: int) -> asyncio.Future[Any]:
         """Write `count` commands; the future is the last one's answer."""
-        assert self.transport is not None
-        loop = asyncio.get_running_loop()
-        for _ in range(count):
-            answer: asyncio.Future[Any] = loop.create_future()
-            self._waiting.append(answer)
-        self.transport.write(commands)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.post(commands, count - 1)
+        self._waiting.append(answer)
         return answer
+
+    def post(self, commands: bytes, count: int) -> None:
+        """Write commands, and drop the answers of the first `count`."""
+        assert self.transport is not None
+        for _ in range(count):
+            self._waiting.append(None)
+        self.transport.write(commands)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             answer = self._waiting.popleft()
-            if answer.done():
-                continue  # nobody waits for it any more
+            if answer is None or answer.done():
+                continue  # nobody waits for it (any more)
             if isinstance(reply, ServerError):
                 answer.set_exception(reply)
                 answer.exception()  # seen: who does not wait for it shall not be told of it at exit
@@ -71,7 +75,7 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
         for answer in self._waiting:
-            if not answer.done():
+            if answer is not None and not answer.done():
                 answer.set_exception(ConnectionError("the connection to Redis was lost"))
                 answer.exception()
         self._waiting.clear()
@@ -148,7 +152,7 @@ class Link:
     def post(self, commands: bytes, count: int) -> None:
         """Send commands whose answers nobody waits for; nothing happens without a connection."""
         if self._wire is not None and not self._wire.closed and self._failures < FAILURES:
-            self._wire.send(commands, count)
+            self._wire.post(commands, count)
 
     def close(self) -> None:
         self._closed = True

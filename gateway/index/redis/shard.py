@@ -123,7 +123,7 @@ class Shard:
         turn = int(now // life_ms)
         return self._tag + kind + b"%d" % (turn - 1), self._tag + kind + b"%d" % turn
 
-    async def guess(self, kind: bytes, hashes: bytes, names: Sequence[str], ttl_s: float) -> None:
+    def guess(self, kind: bytes, hashes: bytes, names: Sequence[str], ttl_s: float) -> None:
         """These engines will hold this prompt; told without waiting for an answer."""
         life_ms = SHORT_MS if kind == b"s" else LONG_MS
         now = time.time() * 1e3
@@ -134,7 +134,7 @@ class Shard:
         args = (b"%d" % ends, b"%d" % (2 * life_ms), ids, *keys)
         self._link.post(pack(_FCALL, library.function("guess"), b"1", bucket, *args), 1)
 
-    async def bind(self, session: bytes, engine: str, ttl_s: float) -> None:
+    def bind(self, session: bytes, engine: str, ttl_s: float) -> None:
         life = b"%d" % max(1, int(ttl_s * 1e3))
         self._link.post(pack(b"SET", self._tag + b"b" + session, engine.encode(), b"PX", life), 1)
 

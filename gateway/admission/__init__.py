@@ -1,0 +1,1 @@
+"""Step 1 and 2 of the journey: who may ask."""

@@ -1,0 +1,237 @@
+"""A client's connection: requests come in, answers go out, one after the other."""
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+import httptools
+
+from gateway.front.call import Call
+from gateway.wire.deadline import Deadline
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES = 64 * 1024
+"""Largest head of a request."""
+
+Handler = Callable[[Call], Awaitable[None]]
+
+
+class State(Protocol):
+    """What all connections of uvicorn's server share."""
+
+    total_requests: int
+    connections: set[Any]
+    tasks: set[asyncio.Task[None]]
+    default_headers: list[tuple[bytes, bytes]]
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests and has `handler` answer them, in order.
+
+    uvicorn's server makes them, tells them by `shutdown` to come to an end, and waits until `State` is empty. While a
+    request is answered the next one is read, so that a client that leaves is noticed; reading stops when that one is
+    here. A connection without a request closes after `keep_alive_s`.
+    """
+
+    def __init__(self, handler: Handler, state: State, keep_alive_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport
+        self.writable = True
+        self._handler = handler
+        self._state = state
+        self._keep_alive_s = keep_alive_s
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._deadline = Deadline(self.loop, self._idle)
+        self._arriving = Call(self)
+        self._answering: Call | None = None
+        self._next: deque[Call] = deque()
+        self._drained: asyncio.Future[None] | None = None
+        self._reading = True
+        self._in_head = True
+        self._head_bytes = 0
+        self._ending = False  # no request after the present one
+
+    @property
+    def date(self) -> bytes:
+        """What uvicorn wants in every head; made anew each second."""
+        return b"".join(b"%b: %b\r\n" % header for header in self._state.default_headers)
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """Address and port; an empty address if it came by a unix socket, None if it is not known any more."""
+        found = self.transport.get_extra_info("peername")
+        if found is None:
+            return None
+        return (found[0], found[1]) if isinstance(found, tuple) else ("", 0)
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        found = cast(socket.socket | None, transport.get_extra_info("socket"))
+        if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Nagle's algorithm would hold tokens back
+        self._state.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return  # nothing that comes now is heard
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # asked for, not required: answered as if it had not been
+            self._parser = None
+            self._arriving.keep_alive = False
+            self._arriving.whole()
+        except httptools.HttpParserError:
+            self._refuse(400, b"Not an HTTP request.")
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self._refuse(431, b"The head of the request is too large.")
+        if self._answering is None:
+            self._deadline.set(self.loop.time() + self._keep_alive_s)
+
+    def eof_received(self) -> bool | None:
+        return None  # the transport closes itself
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self._deadline.stop()
+        self._parser = None
+        self.resume_writing()
+        self._next.clear()
+        if self._answering is not None:
+            self._answering.lost()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # What the parser calls. Raising stops it.
+
+    def on_message_begin(self) -> None:
+        self._arriving = Call(self)
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._arriving.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it is a trailer
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._arriving.expects = True
+            self._arriving.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        call = self._arriving
+        parser = cast(httptools.HttpRequestParser, self._parser)
+        self._in_head = False
+        self._head_bytes = 0
+        call.method = parser.get_method()
+        call.version = parser.get_http_version()
+        call.keep_alive = parser.should_keep_alive() and call.version == "1.1"
+        if self._answering is None:
+            self._answer(call)
+        else:
+            self._next.append(call)
+            self.pause_reading()
+
+    def on_body(self, data: bytes) -> None:
+        self._arriving.arrived(data)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._arriving.whole()
+
+    # What a call uses.
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def drain(self) -> None:
+        while not self.writable:
+            self._drained = self.loop.create_future()
+            await self._drained
+
+    def pause_reading(self) -> None:
+        if self._reading and not self.transport.is_closing():
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
+
+    def answered(self, call: Call) -> None:
+        """The answer to the present call is written."""
+        self._answering = None
+        self._state.total_requests += 1
+        if self._ending or not call.keep_alive:
+            self.transport.close()
+        elif self._next:
+            self._answer(self._next.popleft())
+            if not self._next:
+                self.resume_reading()
+        else:
+            self.resume_reading()
+            self._deadline.set(self.loop.time() + self._keep_alive_s)
+
+    # What the server calls.
+
+    def shutdown(self) -> None:
+        """Come to an end: the present request is answered, and no other."""
+        self._ending = True
+        if self._answering is None:
+            self.transport.close()
+        else:
+            self._answering.keep_alive = False
+
+    # Ours.
+
+    def _answer(self, call: Call) -> None:
+        self._answering = call
+        task = self.loop.create_task(self._serve(call))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            await self._handler(call)
+        except Exception:
+            log.exception("%s %s", call.method.decode(), call.url.decode(errors="replace"))
+            if not call.started:
+                call.reply(500, [(b"content-type", b"text/plain")], b"Internal Server Error")
+        finally:
+            if not call.ended and not call.gone:
+                self.transport.close()  # half an answer must not look like a whole one
+
+    def _refuse(self, status: int, why: bytes) -> None:
+        """End the connection over what is no request; after the answer that is under way, if its request is whole."""
+        if self._parser is None:
+            return
+        self._parser = None
+        self._ending = True
+        call = self._answering
+        if call is not None and (call.complete or call.started):
+            call.keep_alive = False
+            return
+        if call is None:
+            self._answering = call = Call(self)
+        call.keep_alive = False
+        call.reply(status, [(b"content-type", b"text/plain")], why)
+        call.lost()
+
+    def _idle(self) -> None:
+        if self._answering is None:
+            self.transport.close()

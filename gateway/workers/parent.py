@@ -1,0 +1,139 @@
+"""The parent of all workers: starts them, starts again who dies, and ends them in order."""
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from multiprocessing import get_context
+from multiprocessing.context import SpawnProcess
+from tempfile import TemporaryDirectory
+
+from engines.fleet import Fleet as FleetFile
+from gateway.api.siblings import Siblings
+from gateway.index.embedded import Embedded
+from gateway.settings import Settings
+from gateway.workers import CannotStart
+from gateway.workers.worker import work
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+GRACE_S = 5.0
+"""After `drain_s`, until a worker that does not end is killed."""
+_AGAIN_S, _AGAIN_MAX_S = 0.5, 30.0
+_LOOK_S = 0.5
+_LIVED_S = 60.0
+"""A worker that lived so long is started again at once."""
+
+
+def run_workers(file: FleetFile, settings: Settings) -> None:
+    """Serve with `settings.workers` processes until SIGTERM or SIGINT.
+
+    They share one listening socket, so that no connection is lost when one of them dies, and one Redis: an embedded
+    Valkey where none is named. Raises `CannotStart`, and OSError if the port is taken.
+    """
+    with ExitStack() as stack:
+        shared = stack.enter_context(socket.create_server((settings.host, settings.port), backlog=BACKLOG))
+        folder = stack.enter_context(TemporaryDirectory(prefix="baton-"))
+        embedded = None
+        if not settings.redis:
+            embedded = stack.enter_context(Embedded())
+            settings = settings.model_copy(update={"redis": embedded.url})
+        asyncio.run(_Crew(file, settings, shared, folder, embedded).run())
+
+
+class _Crew:
+    def __init__(
+        self, file: FleetFile, settings: Settings, shared: socket.socket, folder: str, embedded: Embedded | None
+    ) -> None:
+        self._file = file
+        self._settings = settings
+        self._shared = shared
+        self._folder = folder
+        self._embedded = embedded
+        self._context = get_context("spawn")
+        self._up = self._context.Event()
+        self._processes: dict[int, SpawnProcess] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(ending, self._stop)
+        count = self._settings.workers
+        where = f"http://{self._settings.host}:{self._shared.getsockname()[1]}"
+        log.info("%d workers on %s", count, where)
+        minder = asyncio.create_task(self._mind_redis())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(count):
+                    group.create_task(self._keep(number))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            minder.cancel()
+            for process in self._processes.values():
+                process.kill()
+
+    def _stop(self) -> None:
+        """The first time: everybody ends in order. The second time: at once."""
+        for process in self._processes.values():
+            if process.is_alive():
+                (process.kill if self._stopping.is_set() else process.terminate)()
+        self._stopping.set()
+
+    async def _keep(self, number: int) -> None:
+        """One worker after the other in one place."""
+        siblings = Siblings(self._folder, number, self._settings.workers)
+        again_s = _AGAIN_S
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            mine = (self._file, self._settings, self._shared, siblings, self._up)
+            process = self._context.Process(target=work, args=mine, name=f"worker {number}")
+            process.start()
+            self._processes[number] = process
+            await self._end(process)
+            if self._stopping.is_set():
+                return
+            if not self._up.is_set():
+                raise CannotStart(f"worker {number} ended with {process.exitcode} before any was up")
+            again_s = _AGAIN_S if time.monotonic() - began > _LIVED_S else min(again_s * 2, _AGAIN_MAX_S)
+            log.error("worker %d ended with %s; starts again in %g s", number, process.exitcode, again_s)
+            try:
+                async with asyncio.timeout(again_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
+
+    async def _end(self, process: SpawnProcess) -> None:
+        """Wait until a worker has ended; one that is to end has a limited time for it."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(process.sentinel, ended.set)
+        waiting = asyncio.create_task(ended.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not ended.is_set():
+                if process.is_alive():
+                    process.terminate()  # the signal may have come before it was in our book
+                _, late = await asyncio.wait((waiting,), timeout=self._settings.drain_s + GRACE_S)
+                if late:
+                    process.kill()
+                    await waiting
+        finally:
+            stopping.cancel()
+            waiting.cancel()
+            loop.remove_reader(process.sentinel)
+        process.join()
+
+    async def _mind_redis(self) -> None:
+        """The embedded server is started again, empty, if it dies; the workers fill it from the engines."""
+        server = self._embedded
+        while server is not None and server.process is not None:
+            await asyncio.sleep(_LOOK_S)
+            if (died := server.process.poll()) is not None:
+                log.error("the embedded index server ended with %s; it starts again", died)
+                await asyncio.to_thread(server.start)
