@@ -1,7 +1,7 @@
 """The app: hot routes go straight to `Serving`, all others through Starlette."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -94,14 +94,10 @@ class App:
         """ASGI for the server's lifespan and for the routes that are not hot."""
         await self._others(scope, receive, send)
 
-    async def answer(self, call: Call) -> None:
+    def answer(self, call: Call) -> Awaitable[None]:
         """Answer any call."""
-        path, _, _ = call.url.partition(b"?")
-        api = _HOT.get(path)
-        if api is not None:
-            await self._serving(call, api)
-        else:
-            await asgi.serve(self._others, call)
+        api = _HOT.get(call.url) or _HOT.get(call.url.partition(b"?")[0])
+        return self._serving(call, api) if api is not None else asgi.serve(self._others, call)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer import Option
 
 from engines.fleet import ANY, LEASE_S, FleetError, Role
@@ -111,6 +109,9 @@ def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:
 
 
 def _show(effective: Effective) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("setting", "value", "from", "meaning")
     for name, field in Settings.model_fields.items():
         table.add_row(name, str(getattr(effective.settings, name)), effective.origin[name], field.description)

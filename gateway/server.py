@@ -1,6 +1,7 @@
 """uvicorn around the app: start-up, main loop and shutdown, readable top to bottom."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -13,13 +14,21 @@ from uvicorn.server import ServerState
 
 from gateway.app import App
 from gateway.front.connection import Connection
+from gateway.front.turnstile import Turnstile
 from gateway.settings import Settings
+
+KEEP_ALIVE_S = 75
+"""Longer than most clients keep an idle connection, so that hardly one sends into a connection that we close."""
+
+GARBAGE = 20_000
+"""Objects made and not freed before the collector looks at the young ones: a request makes hardly any cycles."""
 
 
 class Server(uvicorn.Server):
     """Says that it is not ready before it stops accepting."""
 
     def __init__(self, app: App, settings: Settings) -> None:
+        turnstile: Turnstile | None = None
 
         def connect(
             config: uvicorn.Config,
@@ -27,7 +36,10 @@ class Server(uvicorn.Server):
             app_state: dict[str, Any],
             _loop: asyncio.AbstractEventLoop | None = None,
         ) -> Connection:
-            return Connection(app.answer, server_state, config.timeout_keep_alive)
+            nonlocal turnstile
+            if turnstile is None:
+                turnstile = Turnstile(asyncio.get_running_loop())
+            return Connection(app.answer, server_state, turnstile, config.timeout_keep_alive)
 
         super().__init__(
             uvicorn.Config(
@@ -41,6 +53,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(settings.drain_s),
             )
         )
@@ -53,6 +66,8 @@ class Server(uvicorn.Server):
 
 def until_signalled(server: Server, sockets: list[socket.socket] | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises SystemExit with 1 if it could not start."""
+    gc.freeze()  # what is loaded by now stays; the collector need not walk through it again and again
+    gc.set_threshold(GARBAGE)
     # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(KeyboardInterrupt):

@@ -83,12 +83,12 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prefillers(self) -> tuple[Engine, ...]:
         """Engines for a remote prefill."""
-        return tuple(engine for engine in self.engines if engine.prefills)
+        return tuple([engine for engine in self.engines if engine.role != "decode"])
 
     @property
     def decoders(self) -> tuple[Engine, ...]:
         """Engines that can answer; never empty when a policy is asked."""
-        return tuple(engine for engine in self.engines if engine.decodes)
+        return tuple([engine for engine in self.engines if engine.role != "prefill"])
 
     def link(self, a: str, b: str) -> Link | None:
         """The link between two hosts, whichever way it was written; None if unknown."""
@@ -125,7 +125,7 @@ def check(placement: object, request: Request, fleet: Fleet) -> Placement:
     """Return the placement if it can be carried out on `fleet`. Raises `Nonsense`, which says why not."""
     if not isinstance(placement, Placement):
         raise Nonsense(f"returned {type(placement).__name__}, not a Placement")
-    if not any(engine.name == placement.decode for engine in fleet.decoders):
+    if placement.decode not in [engine.name for engine in fleet.engines if engine.role != "prefill"]:
         raise Nonsense(f"decode engine {placement.decode!r} is not one of the decoders")
     if placement.prefill is None:
         return placement
@@ -133,6 +133,6 @@ def check(placement: object, request: Request, fleet: Fleet) -> Placement:
         raise Nonsense(f"split a request that must stay whole ({request.whole})")
     if placement.prefill == placement.decode:
         raise Nonsense(f"prefill and decode are both {placement.decode!r}: use prefill=None")
-    if not any(engine.name == placement.prefill for engine in fleet.prefillers):
+    if placement.prefill not in [engine.name for engine in fleet.engines if engine.role != "decode"]:
         raise Nonsense(f"prefill engine {placement.prefill!r} is not one of the prefillers")
     return placement

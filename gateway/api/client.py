@@ -13,12 +13,13 @@ DRAIN_BYTES = 256 << 20
 class Client:
     """Who sent a call: answers carry `headers` as well."""
 
-    __slots__ = ("_call", "_headers", "end", "send")
+    __slots__ = ("_call", "_headers", "drain", "end", "write")
 
     def __init__(self, call: Call, headers: Headers) -> None:
         self._call = call
         self._headers = headers
-        self.send = call.send
+        self.write = call.write
+        self.drain = call.drain
         self.end = call.end
 
     async def body(self, limit: int, timeout_s: float) -> bytes:
@@ -38,10 +39,10 @@ class Client:
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         self._call.reply(status, headers + self._headers, body)
 
-    async def fail(self, error: ApiError) -> None:
+    def fail(self, error: ApiError) -> None:
         """Answer with an error; as an event if the stream has begun."""
         if self._call.started:
-            await self.send(error.event())
+            self.write(error.event())
             self.end()
         else:
             self.reply(error.status, error.headers(), error.body())

@@ -1,8 +1,8 @@
 """The routes that engines answer: from bytes to an exchange, and the exchange's end."""
 
 import logging
+import os
 import re
-import secrets
 import time
 
 from gateway.admission.keys import Keys
@@ -53,9 +53,10 @@ class Serving:
     async def __call__(self, call: Call, api: Api) -> None:
         started = time.perf_counter()
         headers = dict(call.headers)
+        chance = os.urandom(20).hex().encode()
         request_id = headers.get(b"x-request-id", b"")
-        if not _REQUEST_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(16).encode()
+        if not (request_id and _REQUEST_ID.fullmatch(request_id)):
+            request_id = chance[8:]
         client = Client(call, [(b"x-request-id", request_id)])
         model = "unknown"
         span: Span = Untraced()
@@ -69,22 +70,22 @@ class Serving:
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)
             with Presence(call):
-                x = await self._exchange(api, fields, model, len(raw), headers, request_id, span, started)
+                x = await self._exchange(api, fields, model, len(raw), headers, request_id, chance[:8], span, started)
                 status = await self._dispatcher.serve(x, client)
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
         except Gone:
             pass
         except ApiError as error:
             outcome = "rejected" if error.status < 500 else "failed"
-            await client.fail(error)
+            client.fail(error)
         except Cut as cut:
             outcome = "cut"
             log.warning("request %s: stream cut: %s", request_id.decode(), cut)
-            await client.fail(ApiError(502, "The engine's stream ended early.", kind="server_error", code="stream_cut"))
+            client.fail(ApiError(502, "The engine's stream ended early.", kind="server_error", code="stream_cut"))
         except Exception:
             outcome = "failed"
             log.exception("request %s", request_id.decode())
-            await client.fail(ApiError(500, "Baton failed; its log says why.", kind="server_error", code="internal"))
+            client.fail(ApiError(500, "Baton failed; its log says why.", kind="server_error", code="internal"))
         finally:
             self._metrics.requests(api.name, model, outcome).inc()
             self._metrics.duration(api.name, model).observe(time.perf_counter() - started)
@@ -111,6 +112,7 @@ class Serving:
         size: int,
         headers: dict[bytes, bytes],
         request_id: bytes,
+        secret: bytes,
         span: Span,
         started: float,
     ) -> Exchange:
@@ -135,7 +137,7 @@ class Serving:
             ),
             stream=api.generates and bodies.flag(fields, "stream"),
             request_id=request_id,
-            engine_id=request_id + b"-" + secrets.token_hex(4).encode(),
+            engine_id=request_id + b"-" + secret,
             headers=tuple((name, headers[name]) for name in _PASSED_ON if name in headers),
             span=span,
             explain=b"x-baton-facts" in headers,

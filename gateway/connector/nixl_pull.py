@@ -21,23 +21,25 @@ PARAMS = "kv_transfer_params"
 _ASK = b'{"do_remote_decode":true,"do_remote_prefill":false}'
 _EMPTY = (b"null", b"[]", b"[[]]")
 
-PREFILL_DROPS = (
-    "stream_options",  # refused without a stream
-    "stream_interval",
-    "n",
-    "best_of",
-    "min_tokens",  # refused when above the one token we ask for
-    "logprobs",  # the answer's text is thrown away
-    "top_logprobs",
-    "logprob_token_ids",
-    "prompt_logprobs",
-    "echo",
-    "stop",  # a first token that stops would end the request before the parameters are made
-    "stop_token_ids",
-    "use_beam_search",
-    "thinking_token_budget",
-    "repetition_detection",
-    "return_prompt_text",
+PREFILL_DROPS = frozenset(
+    (
+        "stream_options",  # refused without a stream
+        "stream_interval",
+        "n",
+        "best_of",
+        "min_tokens",  # refused when above the one token we ask for
+        "logprobs",  # the answer's text is thrown away
+        "top_logprobs",
+        "logprob_token_ids",
+        "prompt_logprobs",
+        "echo",
+        "stop",  # a first token that stops would end the request before the parameters are made
+        "stop_token_ids",
+        "use_beam_search",
+        "thinking_token_budget",
+        "repetition_detection",
+        "return_prompt_text",
+    )
 )
 """Fields that say nothing about the prompt and could refuse or spoil a one-token answer."""
 
@@ -103,8 +105,10 @@ class _Answer(msgspec.Struct):
     @property
     def ids(self) -> Raw | None:
         """Chat has them on top, completions in the choice."""
-        places = (self.prompt_token_ids, *(choice.prompt_token_ids for choice in self.choices[:1]))
-        return next((found for found in places if bytes(found) != b"null"), None)
+        found = self.prompt_token_ids
+        if bytes(found) == b"null" and self.choices:
+            found = self.choices[0].prompt_token_ids
+        return found if bytes(found) != b"null" else None
 
 
 _answer = msgspec.json.Decoder(_Answer).decode

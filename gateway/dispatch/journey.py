@@ -47,7 +47,8 @@ class Client(Protocol):
     """Where the answer goes."""
 
     def start(self, status: int, headers: Headers) -> None: ...
-    async def send(self, piece: bytes) -> None: ...
+    def write(self, piece: bytes) -> bool: ...
+    async def drain(self) -> None: ...
     def end(self) -> None: ...
     def reply(self, status: int, headers: Headers, body: bytes) -> None: ...
 
@@ -107,9 +108,9 @@ class Dispatcher:
     def _prepare(self, x: Exchange, prefill: Engine | None, decode: Engine) -> None:
         """What else follows from a placement: who will hold the prompt, and which ids go along."""
         engines = [decode] if prefill is None else [prefill, decode]
-        x.predicted = {
-            leg: x.sight.exact(e.url) for leg, e in zip((b"decode", b"prefill"), engines[::-1], strict=False)
-        }
+        if x.explain:
+            each = zip((b"decode", b"prefill"), engines[::-1], strict=False)
+            x.predicted = {leg: x.sight.exact(engine.url) for leg, engine in each}
         self._lookup.placed(x.sight, engines, x.session)
         x.ids, x.ask_ids = None, False
         if prefill is not None:
@@ -167,7 +168,7 @@ class Dispatcher:
             self._metrics.ttft(model).observe(tally.first_s - x.started)
             span.event("first_token")
             client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
-            await relay(answer, opened.first, client.send, self._settings.idle_timeout_s, tally)
+            await relay(answer, opened.first, client, self._settings.idle_timeout_s, tally)
             client.end()
         finally:
             answer.close()

@@ -5,12 +5,22 @@ follow at any time; several events that arrived together leave together.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Protocol
 
 from gateway.wire.answer import Answer
 from gateway.wire.errors import WireError
 
-Send = Callable[[bytes], Awaitable[None]]
+
+class Out(Protocol):
+    """Where a stream goes."""
+
+    def write(self, piece: bytes) -> bool:
+        """Send a piece; False: wait for `drain` before the next."""
+        ...
+
+    async def drain(self) -> None: ...
+
 
 HELD_LIMIT = 1 << 20
 """An event longer than this (bytes) goes out in pieces."""
@@ -35,25 +45,47 @@ class Tally:
         return (self.last_s - self.first_s) / (self.events - 1) if self.events > 2 else None
 
 
-async def relay(answer: Answer, first: bytes, send: Send, idle_s: float, tally: Tally) -> None:
-    """Send the whole stream; `first` is its first piece. Raises `Cut`."""
-    held = b""
-    piece = first
-    while piece:
-        if held:
-            piece = held + piece
-            held = b""
+class _Flow:
+    """Passes pieces on in whole events."""
+
+    __slots__ = ("_held", "_tally", "_write")
+
+    def __init__(self, write: Callable[[bytes], bool], tally: Tally) -> None:
+        self._write = write
+        self._tally = tally
+        self._held = b""
+
+    def __call__(self, piece: bytes) -> bool:
+        if self._held:
+            piece = self._held + piece
+            self._held = b""
         if not piece.endswith(b"\n\n"):
             end = piece.rfind(b"\n\n") + 2
-            if end > 1 or len(piece) < HELD_LIMIT:
-                piece, held = (piece[:end], piece[end:]) if end > 1 else (b"", piece)
-        if piece:
-            tally.events += piece.count(b"\n\n")
-            await send(piece)
+            if end > 1:
+                piece, self._held = piece[:end], piece[end:]
+            elif len(piece) < HELD_LIMIT:
+                self._held = piece
+                return True
+        self._tally.events += piece.count(b"\n\n")
+        return self._write(piece)
+
+    def finish(self) -> None:
+        if self._held:
+            self._write(self._held)
+
+
+async def relay(answer: Answer, first: bytes, out: Out, idle_s: float, tally: Tally) -> None:
+    """Send the whole stream; `first` is its first piece. Raises `Cut`."""
+    flow = _Flow(out.write, tally)
+    full = not flow(first)
+    while True:
+        if full:
+            await out.drain()
         try:
-            piece = await answer.chunk(idle_s)
+            full = await answer.pour(flow, idle_s)
         except WireError as error:
             raise Cut(str(error)) from error
-    if held:
-        await send(held)
+        if not full:
+            break
+    flow.finish()
     tally.last_s = time.perf_counter()

@@ -8,6 +8,8 @@ from engines.fleet import LEASE_S, Role
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
+_NO_LOAD = InFlight()
+
 
 class State(StrEnum):
     """Whether requests are sent to an engine."""
@@ -23,9 +25,9 @@ class Sight(Protocol):
     bound: str
     """URL of the engine that its session was decoded on last."""
 
-    def cached(self, url: str) -> int: ...
-    def offloaded(self, url: str) -> int: ...
-    def load(self, url: str) -> InFlight: ...
+    def of(self, url: str) -> tuple[int, int, InFlight | None]:
+        """Tokens cached there, tokens on a lower tier, and what other gateways have in flight."""
+        ...
 
 
 class Engine:
@@ -44,6 +46,7 @@ class Engine:
         self.name = name
         self.url = url
         self.role = role
+        self._role: contract.Role = role.value
         self.host = host
         self.lease_s = lease_s
         self.pool = Pool(url, limits=limits or Limits())
@@ -82,18 +85,21 @@ class Engine:
 
     def view(self, sight: Sight) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""
-        others = sight.load(self.url)
+        url = self.url
+        cached, offloaded, others = sight.of(url)
+        if others is None:
+            others = _NO_LOAD
         return contract.Engine(
             name=self.name,
-            role=self.role.value,
+            role=self._role,
             host=self.host,
             prefill_requests=self.prefill_requests + others.prefill_requests,
             prefill_tokens=self.prefill_tokens + others.prefill_tokens,
             decode_requests=self.decode_requests + others.decode_requests,
             decode_tokens=self.decode_tokens + others.decode_tokens,
-            cached_tokens=sight.cached(self.url),
-            offloaded_tokens=sight.offloaded(self.url),
-            session=sight.bound == self.url,
+            cached_tokens=cached,
+            offloaded_tokens=offloaded,
+            session=sight.bound == url,
         )
 
     def __repr__(self) -> str:

@@ -51,7 +51,7 @@ class Fleet:
 
     def known(self, model: str) -> bool:
         """True if some engine serves the model, up or not."""
-        return any(engine.serves(model) for engine in self)
+        return any(model == engine.model or model in engine.served for engine in self.engines.values())
 
     def base(self, model: str) -> tuple[str, str]:
         """The model that engines run when `model` is asked for, and the LoRA adapter (empty if it is none)."""
@@ -62,18 +62,20 @@ class Fleet:
 
     def loads(self) -> dict[str, InFlight]:
         """What this gateway has in flight, by engine URL; idle engines are left out."""
-        return {e.url: e.in_flight for e in self if e.decode_requests or e.prefill_requests}
+        return {e.url: e.in_flight for e in self.engines.values() if e.decode_requests or e.prefill_requests}
 
     def snapshot(self, model: str, sight: Sight, avoid: Collection[str] = ()) -> contract.Fleet | None:
         """The healthy engines that serve `model`, without those to avoid; None if none of them can answer."""
-        views = tuple(
+        views = [
             engine.view(sight)
-            for engine in self
-            if engine.state is State.UP and engine.name not in avoid and engine.serves(model)
-        )
-        if not any(view.decodes for view in views):
+            for engine in self.engines.values()
+            if engine.state is State.UP
+            and (engine.model == model or model in engine.served)
+            and not (avoid and engine.name in avoid)
+        ]
+        if {view.role for view in views} <= {"prefill"}:
             return None
-        return contract.Fleet(engines=views, links=self._links)
+        return contract.Fleet(engines=tuple(views), links=self._links)
 
     def missing(self) -> list[str]:
         """What keeps the fleet from being complete, in words: a role of a model without a healthy engine."""

@@ -23,6 +23,7 @@ class Line(Protocol):
 
     writable: bool
     """Whether the client keeps up with what it is sent."""
+    write: Callable[[bytes], None]
 
     @property
     def peer(self) -> tuple[str, int] | None:
@@ -38,14 +39,13 @@ class Line(Protocol):
         """Wait until it is `writable`, or gone."""
         ...
 
-    def write(self, data: bytes) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def answered(self, call: "Call") -> None: ...
 
 
 class Call:
-    """Read with `body`, answer with `reply`, or with `start`, `send` and `end`.
+    """Read with `body`, answer with `reply`, or with `start`, `write` (or `send`) and `end`.
 
     What is sent to a client that has gone is dropped. Header names are in lower case, those of framing and connection
     are added. Raises `ValueError` for a header with CR or LF.
@@ -60,7 +60,6 @@ class Call:
         "_waiter",
         "complete",
         "ended",
-        "expects",
         "gone",
         "headers",
         "keep_alive",
@@ -79,8 +78,6 @@ class Call:
         self.version = "1.1"
         self.headers: list[tuple[bytes, bytes]] = []
         self.keep_alive = True
-        self.expects = False
-        """Whether the client waits for `100 Continue` before it sends the body."""
         self.complete = False
         """Whether all of the body is here."""
         self.received = 0
@@ -109,9 +106,8 @@ class Call:
         Of a body that is too large up to `drain` bytes are read and thrown away, so that its sender gets to read the
         refusal. Raises `Gone`, and `TimeoutError` when nothing comes for `idle_s` seconds.
         """
-        if self.expects and not self.complete:
+        if not (self.complete or self.received) and self._expects():
             self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.expects = False
         while not self.complete and self.received <= drain:
             if self.gone:
                 raise Gone
@@ -125,6 +121,10 @@ class Call:
         if self.received > limit:
             return None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _expects(self) -> bool:
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
 
     def arrived(self, data: bytes) -> None:
         """A piece of the body is here."""
@@ -166,20 +166,27 @@ class Call:
             self.keep_alive = False  # the end of the connection is the end of the body
         self._head = self._render(status, headers, b"transfer-encoding: chunked\r\n" if self._chunked else b"")
 
-    async def send(self, piece: bytes) -> None:
-        """A piece of it; waits while the client is slow."""
+    def write(self, piece: bytes) -> bool:
+        """A piece of it. False: the client is slow, wait for `drain` before the next."""
         line = self._line
-        if not line.writable:
-            await line.drain()
-        if self.gone:
-            return
-        head, self._head = self._head, b""
-        if self._chunked:
-            line.write(b"%b%x\r\n%b\r\n" % (head, len(piece), piece))
-        elif not self._mute:
-            line.write(head + piece)
-        elif head:
-            line.write(head)
+        if not self.gone:
+            head, self._head = self._head, b""
+            if self._chunked:
+                line.write(b"%b%x\r\n%b\r\n" % (head, len(piece), piece))
+            elif not self._mute:
+                line.write(head + piece)
+            elif head:
+                line.write(head)
+        return line.writable
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was written, or has gone."""
+        await self._line.drain()
+
+    async def send(self, piece: bytes) -> None:
+        """Write a piece, and wait while the client is slow."""
+        if not self.write(piece):
+            await self.drain()
 
     def end(self) -> None:
         """The end of it."""

@@ -10,12 +10,13 @@ from typing import Any, Protocol, cast
 import httptools
 
 from gateway.front.call import Call
+from gateway.front.turnstile import Turnstile
 from gateway.wire.deadline import Deadline
 
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
-"""Largest head of a request."""
+"""Largest head of a request, give or take one read of the transport."""
 
 Handler = Callable[[Call], Awaitable[None]]
 
@@ -34,15 +35,17 @@ class Connection(asyncio.Protocol):
 
     uvicorn's server makes them, tells them by `shutdown` to come to an end, and waits until `State` is empty. While a
     request is answered the next one is read, so that a client that leaves is noticed; reading stops when that one is
-    here. A connection without a request closes after `keep_alive_s`.
+    here. A connection without a request closes after `keep_alive_s`, and so does one whose head takes longer.
     """
 
-    def __init__(self, handler: Handler, state: State, keep_alive_s: float) -> None:
+    def __init__(self, handler: Handler, state: State, turnstile: Turnstile, keep_alive_s: float) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
         self.writable = True
         self._handler = handler
         self._state = state
+        self._turnstile = turnstile
         self._keep_alive_s = keep_alive_s
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._deadline = Deadline(self.loop, self._idle)
@@ -72,14 +75,18 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self.write = self.transport.write
         found = cast(socket.socket | None, transport.get_extra_info("socket"))
         if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Nagle's algorithm would hold tokens back
         self._state.connections.add(self)
+        self._deadline.set(self.loop.time() + self._keep_alive_s)
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return  # nothing that comes now is heard
+        if self._in_head and not self._head_bytes and self._answering is None:
+            self._deadline.set(self.loop.time() + self._keep_alive_s)  # for all of the head
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -91,8 +98,6 @@ class Connection(asyncio.Protocol):
             self._refuse(400, b"Not an HTTP request.")
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self._refuse(431, b"The head of the request is too large.")
-        if self._answering is None:
-            self._deadline.set(self.loop.time() + self._keep_alive_s)
 
     def eof_received(self) -> bool | None:
         return None  # the transport closes itself
@@ -126,10 +131,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer
-            name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
-                self._arriving.expects = True
-            self._arriving.headers.append((name, value))
+            self._arriving.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         call = self._arriving
@@ -154,9 +156,6 @@ class Connection(asyncio.Protocol):
         self._arriving.whole()
 
     # What a call uses.
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     async def drain(self) -> None:
         while not self.writable:
@@ -201,6 +200,12 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, call: Call) -> None:
         self._answering = call
+        self._turnstile.enter(self._start)
+
+    def _start(self) -> None:
+        call = self._answering
+        if call is None or call.gone:
+            return  # it left while it waited
         task = self.loop.create_task(self._serve(call))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)

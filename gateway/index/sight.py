@@ -4,8 +4,6 @@ from gateway.index.contract import GPU, NOTHING, InFlight, Match
 from gateway.index.namespace import Namespace
 from gateway.prompt.reading import Reading
 
-_NO_LOAD = InFlight()
-
 
 class Sight:
     """One prompt, looked up. Token counts are what an engine would not have to compute."""
@@ -39,16 +37,17 @@ class Sight:
 
     def exact(self, url: str) -> int:
         """Tokens that the engine holds as its own events say."""
-        return self.reading.held(self._exact.get(url, 0))
+        blocks = self._exact.get(url)
+        return self.reading.held(blocks) if blocks else 0
 
     def cached(self, url: str) -> int:
         """Tokens that the engine holds, or will when the placements of the last seconds are done."""
-        return self.reading.held(max(self._exact.get(url, 0), self._guess.get(url, 0)))
+        if not (self._exact or self._guess):
+            return 0
+        blocks = max(self._exact.get(url, 0), self._guess.get(url, 0))
+        return self.reading.held(blocks) if blocks else 0
 
-    def offloaded(self, url: str) -> int:
-        """Tokens that the engine holds on a lower tier (host memory, disk)."""
-        return self.reading.held(self._lower.get(url, 0))
-
-    def load(self, url: str) -> InFlight:
-        """What all other gateways have in flight there."""
-        return self._others.get(url, _NO_LOAD)
+    def of(self, url: str) -> tuple[int, int, InFlight | None]:
+        """Tokens cached, tokens on a lower tier (host memory, disk), and what all other gateways have in flight."""
+        blocks = self._lower.get(url)
+        return self.cached(url), self.reading.held(blocks) if blocks else 0, self._others.get(url)

@@ -1,9 +1,10 @@
 """The APIs that reach an engine, and what differs between them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Api:
     """One route that an engine answers."""
 
@@ -14,11 +15,11 @@ class Api:
     prompt: str = ""
     """The field that holds the prompt; empty if the API generates nothing and so cannot be split."""
 
-    @property
+    @cached_property
     def generates(self) -> bool:
         return bool(self.prompt)
 
-    @property
+    @cached_property
     def target(self) -> bytes:
         return self.path.encode()
 

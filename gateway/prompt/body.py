@@ -60,7 +60,9 @@ def value(fields: Fields, name: str) -> object:
 
 def number(fields: Fields, name: str) -> int | None:
     """An integer field, as lax as the engine (`2`, `2.0`, `"2"`); None if it is absent or something else."""
-    found = value(fields, name)
+    found = value(fields, name) if name in fields else None
+    if type(found) is int:
+        return found
     if isinstance(found, bool) or not isinstance(found, int | float | str):
         return None
     try:
@@ -71,6 +73,8 @@ def number(fields: Fields, name: str) -> int | None:
 
 def flag(fields: Fields, name: str) -> bool:
     """A boolean field, as lax as the engine (`true`, `1`, `"true"`, `"yes"`, ...)."""
+    if name not in fields:
+        return False
     found = value(fields, name)
     if isinstance(found, str):
         return found.strip().lower() in ("1", "true", "t", "yes", "y", "on")
@@ -86,7 +90,7 @@ def given(fields: Fields, name: str) -> bool:
 def edit(fields: Fields, drop: Iterable[str], put: Mapping[str, Raw]) -> bytes:
     """The body without the fields `drop` and with the fields `put`."""
     edited = dict(fields)
-    for name in drop:
-        edited.pop(name, None)
+    for name in fields.keys() & drop:
+        del edited[name]
     edited.update(put)
     return _encode(edited)

@@ -20,16 +20,15 @@ from gateway.prompt.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-HEAVY_BYTES = 256 << 10
-"""A prompt field longer than this takes more than some milliseconds."""
-
-_UNREAD = (
-    "truncate_prompt_tokens",
-    "truncation_side",
-    "suffix",
-    "prompt_embeds",
-    "chat_template",
-    "mm_processor_kwargs",
+_UNREAD = frozenset(
+    (
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "suffix",
+        "prompt_embeds",
+        "chat_template",
+        "mm_processor_kwargs",
+    )
 )
 """Fields that change the prompt in ways that are not mirrored."""
 
@@ -70,12 +69,12 @@ class Reader:
 
     def heavy(self, api: Api, fields: Fields) -> bool:
         """Whether reading belongs into a thread."""
-        return len(fields.get(api.prompt, b"")) > HEAVY_BYTES
+        return len(fields.get(api.prompt, b"")) > self._tokenizer.heavy_bytes
 
     def read(self, api: Api, fields: Fields) -> Prompt:
         """The ids of a prompt, or why there are none. Never raises for what a client sent."""
         try:
-            for name in _UNREAD:
+            for name in _UNREAD & fields.keys():
                 if given(fields, name):
                     raise Unread(f"{name} changes the prompt")
             if api is CHAT:

@@ -6,7 +6,7 @@ Source: vLLM `entrypoints/openai/chat_completion/protocol.py` (`build_chat_param
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,7 +58,7 @@ def value(fields: Fields, name: str) -> Any:
 
 
 def _flag(fields: Fields, name: str, default: bool) -> bool:
-    found = value(fields, name)
+    found = value(fields, name) if name in fields else None
     if found is None:
         return default
     if not isinstance(found, bool):
@@ -66,8 +66,32 @@ def _flag(fields: Fields, name: str, default: bool) -> bool:
     return found
 
 
-def chat(template: ChatTemplate, fields: Fields, special: Mapping[str, str], defaults: Mapping[str, Any]) -> str:
-    """The prompt's text. Raises `Unread`, also where the template refuses."""
+class _Options(NamedTuple):
+    """What a request says about its prompt beside the messages."""
+
+    variables: Mapping[str, Any] = {}
+    begin: bool = True
+    """Whether the prompt ends with the beginning of an answer."""
+    resume: bool = False
+    """Whether the last message is to be continued."""
+    tools: list[Message] | None = None
+    documents: list[Any] | None = None
+
+
+_PLAIN = _Options()
+_OPTIONS = frozenset(
+    (
+        "chat_template_kwargs",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tools",
+        "documents",
+        "reasoning_effort",
+    )
+)
+
+
+def _options(fields: Fields) -> _Options:
     own = value(fields, "chat_template_kwargs") or {}
     if not isinstance(own, dict) or own.keys() & _TRANSFORMERS:
         raise Unread("chat_template_kwargs with arguments of the tokenizer's own")
@@ -75,10 +99,6 @@ def chat(template: ChatTemplate, fields: Fields, special: Mapping[str, str], def
     resume = _flag(fields, "continue_final_message", False)
     if begin and resume:
         raise Unread("it begins a message and continues one")
-    messages = conversation(value(fields, "messages"), template.parts)
-    if not template.developer:
-        messages = without_developer(messages)
-    given = tools(value(fields, "tools"))
     documents = value(fields, "documents")
     if documents is not None and not (isinstance(documents, list) and all(isinstance(d, dict) for d in documents)):
         raise Unread("documents are not a list of objects")
@@ -86,21 +106,30 @@ def chat(template: ChatTemplate, fields: Fields, special: Mapping[str, str], def
     more: dict[str, Any] = {"reasoning_effort": effort}
     if effort is not None and "enable_thinking" not in own:
         more["enable_thinking"] = effort != "none"
-    merged = dict(defaults) | _set(own | _set(more))
+    return _Options(_set(own | _set(more)), begin, resume, tools(value(fields, "tools")), documents)
+
+
+def chat(template: ChatTemplate, fields: Fields, special: Mapping[str, str], defaults: Mapping[str, Any]) -> str:
+    """The prompt's text. Raises `Unread`, also where the template refuses."""
+    options = _PLAIN if _OPTIONS.isdisjoint(fields) else _options(fields)
+    messages = conversation(value(fields, "messages"), template.parts)
+    if not template.developer:
+        messages = without_developer(messages)
+    merged = {**defaults, **options.variables}
     variables = {name: given for name, given in merged.items() if name in template.variables}
-    if resume:
+    if options.resume:
         final = _tagged(messages, template)
     try:
         text = template.render(
             messages=messages,
-            tools=given,
-            documents=documents,
-            add_generation_prompt=begin,
+            tools=options.tools,
+            documents=options.documents,
+            add_generation_prompt=options.begin,
             **{**special, **variables},
         )
     except Exception as error:  # a template may fail in any way; the engine then refuses the request
         raise Unread(f"the template refuses it: {type(error).__name__}") from None
-    if resume:
+    if options.resume:
         text = _cut(text, final)
     if not text:
         raise Unread("it renders to nothing")

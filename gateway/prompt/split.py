@@ -18,15 +18,16 @@ MEDIA = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Requests of which `applies` is true stay whole."""
+    """Requests of which `applies` is true stay whole; it is not asked where `field` is named and absent."""
 
     name: str
     reason: str
     applies: Callable[[Api, Fields], bool]
+    field: str = ""
 
 
 def _several(fields: Fields, name: str) -> bool:
-    return name in fields and number(fields, name) not in (None, 1)
+    return number(fields, name) not in (None, 1)
 
 
 def _prompts(fields: Fields) -> bool:
@@ -46,36 +47,49 @@ def _media(api: Api, fields: Fields) -> bool:
 
 
 def _one_token(api: Api, fields: Fields) -> bool:
-    limits = [limit for name in api.limits if (limit := number(fields, name)) is not None]
-    return bool(limits) and limits[0] <= 1
+    for name in api.limits:
+        if name in fields and (limit := number(fields, name)) is not None:
+            return limit <= 1
+    return False
 
 
 RULES = (
     Rule("no prompt", "the API generates nothing, or the prompt is missing", lambda api, f: api.prompt not in f),
-    Rule("n", "each of n children pulls blocks that are freed after the first pull", lambda api, f: _several(f, "n")),
-    Rule("best_of", "the same as n", lambda api, f: _several(f, "best_of")),
+    Rule(
+        "n", "each of n children pulls blocks that are freed after the first pull", lambda api, f: _several(f, "n"), "n"
+    ),
+    Rule("best_of", "the same as n", lambda api, f: _several(f, "best_of"), "best_of"),
     Rule(
         "several prompts",
         "one prompt's parameters are applied to every prompt: wrong tokens, and a poisoned cache",
         lambda api, f: api is COMPLETIONS and _prompts(f),
+        "prompt",
     ),
     Rule(
         "prompt_logprobs",
         "the decode engine recomputes the whole prompt: the prefill is wasted and its blocks stay pinned",
-        lambda api, f: "prompt_logprobs" in f and bytes(f["prompt_logprobs"]) != b"null",
+        lambda api, f: bytes(f["prompt_logprobs"]) != b"null",
+        "prompt_logprobs",
     ),
     Rule(
         "echo with logprobs",
         "the same as prompt_logprobs",
         lambda api, f: flag(f, "echo") and (api is CHAT or given(f, "logprobs") or number(f, "logprobs") is not None),
+        "echo",
     ),
-    Rule("use_beam_search", "beams do not use transferred blocks", lambda api, f: flag(f, "use_beam_search")),
+    Rule(
+        "use_beam_search",
+        "beams do not use transferred blocks",
+        lambda api, f: flag(f, "use_beam_search"),
+        "use_beam_search",
+    ),
     Rule(
         "prompt_embeds",
         "embeddings have no token ids that two engines agree on",
         lambda api, f: given(f, "prompt_embeds"),
+        "prompt_embeds",
     ),
-    Rule("suffix", "fill-in-the-middle was never proven over a transfer", lambda api, f: given(f, "suffix")),
+    Rule("suffix", "fill-in-the-middle was never proven over a transfer", lambda api, f: given(f, "suffix"), "suffix"),
     Rule(
         "media",
         "placeholders expand inside the engine: the two legs could disagree on the prompt's length",
@@ -93,6 +107,6 @@ RULES = (
 def whole(api: Api, fields: Fields) -> str:
     """The name of the first rule that keeps this request whole; empty if it may be split."""
     for rule in RULES:
-        if rule.applies(api, fields):
+        if (not rule.field or rule.field in fields) and rule.applies(api, fields):
             return rule.name
     return ""

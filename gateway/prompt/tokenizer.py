@@ -4,25 +4,25 @@ Both let other threads run while they work (`tokenizers` only in its batch calls
 """
 
 import logging
-import random
 from array import array
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastokens
-import tokenizers
+
+from gateway.prompt.same import differs
+
+if TYPE_CHECKING:
+    import tokenizers
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 256 << 20
-"""Of text segments and their ids: requests of one conversation repeat them."""
+CACHE_BYTES = 8 << 20
+"""Of text segments and their ids: requests of one conversation repeat them. More of it saves little: what is new is
+read at 100 MB/s."""
 
-_CHECKS = 500
-_SCRAPS = (
-    *(" the", "Hello", "ING", "'s", "don't", "1234", " 3.14", "\n", "\n\n", "\t", "    ", "  \n ", "\r\n", "A" * 40),
-    *("def f(x):", '{"a": [1, 2]}', "=>", "_", "__init__", "camelCase", "https://x.y/z?a=b&c=d", "…", "—"),
-    *("é", "e\u0301", "ß", "\ufb01", "漢字", "かな", "한국어", "العربية", "हिन्दी", "🙂", "👩‍👩‍👧"),
-    *("\u200b", "\u00a0", "\ufeff", "</s>", "<|im_end|>", "[INST]", "<unk>"),
-)
+QUICK_BYTES, SLOW_BYTES = 256 << 10, 16 << 10
+"""A text longer than this takes more than some milliseconds: with fastokens, with `tokenizers`."""
 
 
 class Tokenizer:
@@ -30,28 +30,23 @@ class Tokenizer:
 
     def __init__(self, file: Path) -> None:
         """Raises ValueError if `file` is not a `tokenizer.json` that can be loaded."""
-        try:
-            self._slow = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare exceptions
-            raise ValueError(f"{file}: {error}") from None
-        self._slow.no_truncation()
-        self._slow.no_padding()
         self._fast: fastokens.Tokenizer | None = None
-        self.kind = "tokenizers"
         try:
             fast = fastokens.Tokenizer.from_file(str(file))
-            fast.no_truncation()
-            fast.no_padding()
-        except Exception as error:
+            text = differs(file)
+        except Exception as error:  # the library raises bare exceptions
             self.kind = f"tokenizers, since fastokens refuses it: {error}"
-            return
-        if (text := self._differs(fast)) is not None:
+        else:
+            if text is None:
+                fast.no_truncation()
+                fast.no_padding()
+                fast.enable_segment_cache(CACHE_BYTES)
+                self._fast, self.kind, self.heavy_bytes = fast, "fastokens", QUICK_BYTES
+                return
             self.kind = f"tokenizers, since fastokens reads {text[:40]!r} differently"
             log.warning("%s: %s", file, self.kind)
-            return
-        fast.enable_segment_cache(CACHE_BYTES)
-        self._fast = fast
-        self.kind = "fastokens"
+        self._slow = _slow(file)
+        self.heavy_bytes = SLOW_BYTES
 
     def encode(self, text: str, special: bool) -> bytes:
         """Token ids as little-endian uint32; `special` adds what the post-processor puts around a prompt."""
@@ -59,16 +54,15 @@ class Tokenizer:
             return bytes(self._fast.encode_batch_flat([text], add_special_tokens=special)[0])
         return array("I", self._slow.encode_batch_fast([text], add_special_tokens=special)[0].ids).tobytes()
 
-    def _differs(self, fast: "fastokens.Tokenizer") -> str | None:
-        """A text that the two read differently, out of some hundred; None if there is none."""
-        pick = random.Random(1)
-        added = [token.content for token in self._slow.get_added_tokens_decoder().values()]
-        scraps = [*_SCRAPS, *added[:200]]
-        texts = ["".join(pick.choices(scraps, k=pick.randrange(1, 30))) for _ in range(_CHECKS)]
-        for special in (False, True):
-            right = self._slow.encode_batch_fast(texts, add_special_tokens=special)
-            for text, encoding in zip(texts, right, strict=True):
-                ids, _ = fast.encode_batch_flat([text], add_special_tokens=special)
-                if array("I", encoding.ids).tobytes() != bytes(ids):
-                    return text
-        return None
+
+def _slow(file: Path) -> "tokenizers.Tokenizer":
+    """The other library's, loaded only where it is needed. Raises ValueError."""
+    import tokenizers
+
+    try:
+        slow = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare exceptions
+        raise ValueError(f"{file}: {error}") from None
+    slow.no_truncation()
+    slow.no_padding()
+    return slow

@@ -5,9 +5,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from gateway.prompt.reader import Reader, UnreadableModel
 
 log = logging.getLogger(__name__)
@@ -41,6 +38,9 @@ def _folder(where: str) -> Path:
     """A folder as it is, a hub id as the folder in which the engines' download put it. Raises `UnreadableModel`."""
     if Path(where).is_dir():
         return Path(where)
+    from huggingface_hub import snapshot_download  # 7 MB that are not needed for folders
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(where, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):

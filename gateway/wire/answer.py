@@ -4,7 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable
 
-from gateway.wire.connection import Connection
+from gateway.wire.connection import Connection, Sink
 from gateway.wire.errors import BadAnswer, ClosedEarly
 
 
@@ -60,6 +60,38 @@ class Answer:
         self._ended = True
         self.close()
         return b""
+
+    async def pour(self, sink: Sink, idle_s: float) -> bool:
+        """Hand the body to `sink` as it arrives, without a step of the event loop in between.
+
+        Returns True when `sink` wants no more for now: pour again when it does, what comes meanwhile is kept, bounded.
+        Returns False at the end of a complete body. Raises what `chunk` raises.
+        """
+        connection = self._connection
+        if connection is None:
+            if self._ended:
+                return False
+            raise ClosedEarly("the answer was closed", "body", answered=True)
+        if connection.pieces and not sink(connection.take()):
+            return True
+        if not connection.incoming.complete:
+            try:
+                await connection.pour(sink, idle_s)
+            except BaseException:
+                self.close()
+                raise
+            if self._connection is None:
+                raise ClosedEarly("the answer was closed", "body", answered=True)
+            if connection.stopped:
+                return True
+            if connection.pieces and not sink(connection.take()):
+                return True
+            if not connection.incoming.complete:
+                self.close()
+                raise connection.surrender()
+        self._ended = True
+        self.close()
+        return False
 
     async def read(self, limit: int, idle_s: float) -> bytes:
         """The whole body. Raises what `chunk` raises, and `BadAnswer` when it has more than `limit` bytes."""

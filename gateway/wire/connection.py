@@ -9,14 +9,22 @@ from gateway.wire.deadline import Deadline
 from gateway.wire.errors import ClosedEarly, Stage, TimedOut, WireError
 from gateway.wire.incoming import Incoming
 
+_SMALL = 16 * 1024
+"""A body up to this is copied behind its head: cheaper than telling the kernel of two pieces."""
+
 _SLICE = 256 * 1024
 """A body above this is handed to the transport in slices, so that no more than one waits in its buffers."""
+
+
+Sink = Callable[[bytes], bool]
+"""Takes a piece of a body; False: it has this one and wants no more for now. It does not raise."""
 
 
 class Connection(asyncio.Protocol):
     """Carries one exchange after the other; whoever holds it is its only user.
 
-    `send` starts an exchange, `more` waits for body bytes, `take` takes them, `rest` ends it. What has arrived and was
+    `send` starts an exchange, `more` waits for body bytes, `take` takes them, `pour` hands them to a sink as they come,
+    `rest` ends it. What has arrived and was
     not taken is in `pieces`, at most `buffer_bytes` and one read of the transport (uvloop: 256 KiB): then reading stops
     until it is taken, and the engine is held back by TCP. Failures are kept in `fault`, never thrown into the loop.
     """
@@ -25,8 +33,10 @@ class Connection(asyncio.Protocol):
         "_buffer_bytes",
         "_buffered",
         "_deadline",
+        "_idle_s",
         "_lost",
         "_reading",
+        "_sink",
         "_transport",
         "_unsent",
         "_waiter",
@@ -35,6 +45,7 @@ class Connection(asyncio.Protocol):
         "incoming",
         "loop",
         "pieces",
+        "stopped",
         "used",
     )
 
@@ -60,6 +71,9 @@ class Connection(asyncio.Protocol):
         self._writing = True  # the transport takes more
         self._reading = True
         self._buffered = 0  # bytes received and not taken, framing included
+        self._sink: Sink | None = None
+        self._idle_s = 0.0
+        self.stopped = False  # the sink wanted no more
 
     # The exchange, as its user sees it.
 
@@ -81,8 +95,8 @@ class Connection(asyncio.Protocol):
         """
         assert self._transport is not None and self._deadline is not None
         self.incoming.expect(bodyless=bodyless)
-        if not body:
-            self._transport.write(head)
+        if len(body) <= _SMALL:
+            self._transport.write(head + body)
         elif len(body) <= _SLICE:
             self._transport.writelines([head, body])
         else:
@@ -106,6 +120,15 @@ class Connection(asyncio.Protocol):
         self._waiter = waiter
         return waiter
 
+    def pour(self, sink: Sink, idle_s: float) -> asyncio.Future[None]:
+        """Hand to `sink` what arrives, as it arrives. The future is done when it wants no more (`stopped`), the answer
+        is complete, or there is a `fault`; the last piece may be left in `pieces`."""
+        self.stopped = False
+        self._idle_s = idle_s
+        waiter = self.more(idle_s)
+        self._sink = sink
+        return waiter
+
     def take(self) -> bytes:
         """All that has arrived, in one piece (`pieces` must not be empty)."""
         pieces = self.pieces
@@ -123,6 +146,7 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> bool:
         """End the exchange. True if the connection can carry another."""
+        self._sink = None
         self.pieces.clear()
         self._buffered = 0
         done = self.incoming.complete and self.incoming.keep_alive
@@ -159,6 +183,18 @@ class Connection(asyncio.Protocol):
         if incoming.in_head:
             return
         if self.pieces:
+            if self._sink is not None:
+                pieces = self.pieces
+                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces.clear()
+                if not self._sink(piece):
+                    self.stopped = True
+                elif not incoming.complete:
+                    if self._deadline is not None:
+                        self._deadline.set(self.loop.time() + self._idle_s)
+                    return
+                self._wake()
+                return
             self._buffered += len(data)
             if self._buffered >= self._buffer_bytes and self._reading and not incoming.complete and self.usable:
                 self._reading = False
@@ -223,6 +259,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        self._sink = None
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

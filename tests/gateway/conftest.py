@@ -41,7 +41,7 @@ class Gateway:
     ) -> AsyncIterator[Self]:
         """A gateway in front of these doubles; with `reader` it reads prompts by itself."""
         engines = [{"name": d.name, "role": d.role, "url": d.url, "model": d.model} for d in doubles]
-        models = {d.model: {"lease_s": d.lease_s} for d in doubles}
+        models = {d.model: {"lease_s": d.lease_s} for d in reversed(doubles)}
         file = FleetFile.parse({"models": models, "engines": engines})
         config = Settings(**{**FAST, **settings})
         limits = Limits(connections=config.connections_per_engine, connect_s=config.connect_timeout_s)

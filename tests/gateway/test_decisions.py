@@ -13,6 +13,7 @@ from gateway.dispatch.relay import HELD_LIMIT, Cut, Tally, relay
 from gateway.dispatch.verdict import Cause, Leg, judge
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
+from gateway.wire.connection import Sink
 from gateway.wire.errors import ClosedEarly
 
 
@@ -79,12 +80,30 @@ class Source:
         self.pieces = pieces
         self.breaks = breaks
 
-    async def chunk(self, idle_s: float) -> bytes:
-        if self.pieces:
-            return self.pieces.pop(0)
+    async def pour(self, sink: Sink, idle_s: float) -> bool:
+        while self.pieces:
+            if not sink(self.pieces.pop(0)):
+                return True
         if self.breaks:
             raise ClosedEarly("gone", "body", answered=True)
-        return b""
+        return False
+
+
+class Taker:
+    """A client that takes every piece, and wants a pause after every second one."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.drained = True
+
+    def write(self, piece: bytes) -> bool:
+        assert self.drained
+        self.sent.append(piece)
+        self.drained = len(self.sent) % 2 == 1
+        return self.drained
+
+    async def drain(self) -> None:
+        self.drained = True
 
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
@@ -99,13 +118,11 @@ EVENTS = st.lists(st.binary(min_size=1, max_size=20).filter(lambda e: b"\n" not 
 async def test_a_stream_keeps_its_bytes_and_leaves_in_whole_events(events: list[bytes], at: list[int]) -> None:
     data = b"".join(b"data: " + event + b"\n\n" for event in events)
     first, *rest = cut(data, at)
-    sent: list[bytes] = []
-
-    async def send(piece: bytes) -> None:
-        sent.append(piece)
+    taker = Taker()
+    sent = taker.sent
 
     tally = Tally()
-    await relay(Source(rest), first, send, 1.0, tally)  # type: ignore[arg-type]
+    await relay(Source(rest), first, taker, 1.0, tally)  # type: ignore[arg-type]
     assert b"".join(sent) == data
     assert all(piece.endswith(b"\n\n") for piece in sent)
     assert tally.events == len(events)
@@ -115,25 +132,21 @@ async def test_a_stream_keeps_its_bytes_and_leaves_in_whole_events(events: list[
 async def test_a_cut_stream_ends_with_a_whole_event(events: list[bytes], at: list[int], lost: int) -> None:
     data = b"".join(b"data: " + event + b"\n\n" for event in events)
     received = data[:-lost]
-    sent: list[bytes] = []
-
-    async def send(piece: bytes) -> None:
-        sent.append(piece)
+    taker = Taker()
+    sent = taker.sent
 
     pieces = cut(received, at) or [b""]
     with pytest.raises(Cut):
-        await relay(Source(pieces[1:], breaks=True), pieces[0] or b"\n\n", send, 1.0, Tally())  # type: ignore[arg-type]
+        await relay(Source(pieces[1:], breaks=True), pieces[0] or b"\n\n", taker, 1.0, Tally())  # type: ignore[arg-type]
     delivered = b"".join(sent)
     assert delivered in (b"\n\n", received[: received.rfind(b"\n\n") + 2] if b"\n\n" in received else b"")
 
 
 async def test_a_huge_event_is_not_held_back_for_ever() -> None:
-    sent: list[bytes] = []
-
-    async def send(piece: bytes) -> None:
-        sent.append(piece)
+    taker = Taker()
+    sent = taker.sent
 
     pieces = [b"x" * (HELD_LIMIT // 2)] * 8
-    await relay(Source(pieces[1:]), pieces[0], send, 1.0, Tally())  # type: ignore[arg-type]
+    await relay(Source(pieces[1:]), pieces[0], taker, 1.0, Tally())  # type: ignore[arg-type]
     assert b"".join(sent) == b"x" * (HELD_LIMIT * 4)
     assert len(sent) >= 4

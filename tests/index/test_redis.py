@@ -145,6 +145,13 @@ async def test_the_load_of_a_dead_gateway_vanishes(running: Embedded, monkeypatc
     later = time.time() + 3.1
     monkeypatch.setattr(time, "time", lambda: later)
     assert not (await two.match(prompt(1))).others
+    with running.client() as client:
+        (key,) = client.keys("*l")
+        assert client.hexists(key, "one")
+        gone = later + 60
+        monkeypatch.setattr(time, "time", lambda: gone)
+        await two.sweep()
+        assert not client.hexists(key, "one")
     await two.close()
 
 

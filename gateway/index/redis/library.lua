@@ -160,7 +160,7 @@ local function match(keys, args)
   local loads = {}
   local all = call('HGETALL', keys[3])
   for k = 1, #all, 2 do
-    if all[k] ~= args[4] then loads[#loads + 1] = all[k + 1] end
+    if all[k] ~= args[4] and unpack_('<d', all[k + 1]) > clock then loads[#loads + 1] = all[k + 1] end
   end
   return {
     call('HGET', keys[2], 'v') or NONE,

@@ -26,10 +26,12 @@ _CONNECT_S = 2.0
 
 def pack(*parts: bytes) -> bytes:
     """A command as Redis reads it."""
-    pieces = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        pieces += (b"$%d\r\n" % len(part), part, b"\r\n")
-    return b"".join(pieces)
+    return b"*%d\r\n" % len(parts) + bulk(*parts)
+
+
+def bulk(*parts: bytes) -> bytes:
+    """Arguments of a command."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
 class ServerError(Exception):
@@ -42,23 +44,36 @@ class _Wire(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody waits for this answer
         self.transport: asyncio.Transport | None = None
         self.closed = False
+        self._posted = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
 
     def send(self, commands: bytes, count: int) -> asyncio.Future[Any]:
         """Write `count` commands; the future is the last one's answer."""
+        assert self.transport is not None
+        if self._posted:
+            commands = self._posted + commands
+            self._posted = b""
+        for _ in range(count - 1):
+            self._waiting.append(None)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.post(commands, count - 1)
         self._waiting.append(answer)
+        self.transport.write(commands)
         return answer
 
     def post(self, commands: bytes, count: int) -> None:
-        """Write commands, and drop the answers of the first `count`."""
-        assert self.transport is not None
+        """Write `count` commands soon, together with what else is written, and drop the answers."""
+        if not self._posted:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._posted += commands
         for _ in range(count):
             self._waiting.append(None)
-        self.transport.write(commands)
+
+    def _flush(self) -> None:
+        if self._posted and self.transport is not None:
+            posted, self._posted = self._posted, b""
+            self.transport.write(posted)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

@@ -1,6 +1,7 @@
 """What gateways have in flight, as they tell each other through Redis: a blob each, with an end of its own."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from struct import Struct
 
 from xxhash import xxh32_intdigest
@@ -12,6 +13,7 @@ _ENTRY = Struct("<5I")
 _MOST = 0xFFFFFFFF
 
 
+@lru_cache(65_536)
 def number(name: str) -> int:
     """An engine's name in four bytes."""
     return xxh32_intdigest(name.encode())
@@ -21,6 +23,12 @@ def encode(loads: Mapping[str, InFlight], ends_ms: float) -> bytes:
     """`loads`, believed until `ends_ms` (Unix time in ms)."""
     entries = [_ENTRY.pack(number(url), *(min(max(part, 0), _MOST) for part in load)) for url, load in loads.items()]
     return _HEAD.pack(ends_ms, len(entries)) + b"".join(entries)
+
+
+def ends(blob: bytes) -> float:
+    """Until when a blob is believed (Unix time in ms)."""
+    moment: float = _HEAD.unpack_from(blob)[0]
+    return moment
 
 
 def decode(blobs: bytes, now_ms: float, names: Mapping[int, str]) -> dict[str, InFlight]:

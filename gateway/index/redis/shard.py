@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from gateway.index.contract import Holder, InFlight, Lost, Match, Unavailable
 from gateway.index.guesses import grid
 from gateway.index.redis import library, loads
-from gateway.index.redis.link import Link, ServerError, pack
+from gateway.index.redis.link import Link, ServerError, bulk, pack
 from gateway.index.redis.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,9 @@ PATIENCE_S = 2.0
 """How long what is not hot may take."""
 
 _LOAD_LIFE_MS = 3_000
+_GONE_S = 60.0
+"""A gateway that has not told its load for so long is gone."""
+
 _BEAT_MS = 100
 """How long a load that has not changed goes without being told again."""
 
@@ -61,26 +64,29 @@ class Shard:
         self._restore = restore
         self._version = b""
         self._holders: dict[int, Holder] = {}
+        # What all matches have in common, packed once; and what they have until a bucket's turn ends.
+        self._match_head = b"*15\r\n" + bulk(
+            _FCALL_RO, library.function("match"), b"8", self.nodes, self.meta, self.loads
+        )
+        self._match_width = bulk(self._width)
+        self._match_gateway = bulk(gateway)
+        self._match_buckets = b""
+        self._match_turns = (-1, -1)
         self._told: Mapping[str, InFlight] = {}
         self._told_ms = 0.0
 
     async def match(self, hashes: bytes, session: bytes, mine: Mapping[str, InFlight], budget_s: float) -> Match:
         """One round trip; our own load goes along when there is news of it."""
         now = time.time() * 1e3
-        command = pack(
-            _FCALL_RO,
-            library.function("match"),
-            b"8",
-            self.nodes,
-            self.meta,
-            self.loads,
-            *self._buckets(b"s", SHORT_MS, now),
-            *self._buckets(b"a", LONG_MS, now),
-            self._tag + b"b" + session,
-            hashes,
-            self._width,
-            b"%d" % now,
-            self._gateway,
+        command = b"".join(
+            (
+                self._match_head,
+                self._buckets_of(now),
+                bulk(self._tag + b"b" + session, hashes),
+                self._match_width,
+                bulk(b"%d" % now),
+                self._match_gateway,
+            )
         )
         count = 1
         if (news := self.news(mine, now)) is not None:
@@ -123,13 +129,21 @@ class Shard:
         turn = int(now // life_ms)
         return self._tag + kind + b"%d" % (turn - 1), self._tag + kind + b"%d" % turn
 
+    def _buckets_of(self, now: float) -> bytes:
+        """The buckets that a match looks into."""
+        turns = (int(now // SHORT_MS), int(now // LONG_MS))
+        if turns != self._match_turns:
+            self._match_turns = turns
+            self._match_buckets = bulk(*self._buckets(b"s", SHORT_MS, now), *self._buckets(b"a", LONG_MS, now))
+        return self._match_buckets
+
     def guess(self, kind: bytes, hashes: bytes, names: Sequence[str], ttl_s: float) -> None:
         """These engines will hold this prompt; told without waiting for an answer."""
         life_ms = SHORT_MS if kind == b"s" else LONG_MS
         now = time.time() * 1e3
         ends = now + min(ttl_s * 1e3, life_ms)
         bucket = self._buckets(kind, life_ms, now)[1]
-        ids = b"".join(loads.number(name).to_bytes(4, "little") for name in names)
+        ids = b"".join([loads.number(name).to_bytes(4, "little") for name in names])
         keys = [key for _, key in grid(hashes)]
         args = (b"%d" % ends, b"%d" % (2 * life_ms), ids, *keys)
         self._link.post(pack(_FCALL, library.function("guess"), b"1", bucket, *args), 1)
@@ -192,7 +206,11 @@ class Shard:
         self._version = meta.get(b"v", b"")
 
     async def sweep(self) -> int:
-        """Drop entries of forgotten slots, in small steps; then their numbers may be used again."""
+        """Drop entries of forgotten slots, in small steps; then their numbers may be used again. And gone gateways."""
+        told = await self._link.call(pack(b"HGETALL", self.loads), 1, PATIENCE_S)
+        limit = (time.time() - _GONE_S) * 1e3
+        if gone := [name for name, blob in zip(told[::2], told[1::2], strict=True) if loads.ends(blob) < limit]:
+            await self._link.call(pack(b"HDEL", self.loads, *gone), 1, PATIENCE_S)
         fields = await self._link.call(pack(b"HKEYS", self.meta), 1, PATIENCE_S)
         dead = [name for name in fields if name[:1] == b"d"]
         if not dead:
