@@ -14,7 +14,7 @@ from typer import Option
 
 from load.index import index
 from load.prompt import prompt
-from load.relay import OURS, WORKS, Figures, measure
+from load.relay import OURS, WORKS, Figures, measure, surroundings
 
 app = typer.Typer(help="Make traffic and measure.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,19 +43,20 @@ def relay(
     Stand-ins for engines and a load generator that checks every answer share one core, the gateway has another. Times
     on a shared machine are noisy: compare targets of one run with each other.
     """
+    usual = [name for name, known in WORKS.items() if known.usual]
     unknown = set(work or ()) - set(WORKS)
     if unknown:
         typer.secho(f"baton load relay: no work {', '.join(unknown)}: use {', '.join(WORKS)}", fg="red", err=True)
         raise typer.Exit(2)
-    targets = {"baton": OURS, **dict(given.split("=", 1) for given in peer or ())}
-    plan = [(name, target) for _ in range(rounds) for name in work or WORKS for target in targets]
+    targets = {**OURS, **dict(given.split("=", 1) for given in peer or ())}
+    plan = [(name, target) for _ in range(rounds) for name in work or usual for target in targets]
     runs: dict[tuple[str, str], list[Figures]] = {}
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with surroundings() as names, Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("measuring", total=len(plan))
             for name, target in plan:
                 progress.update(task, description=f"{target}: {name}")
-                runs.setdefault((name, target), []).append(measure(targets[target], WORKS[name], seconds))
+                runs.setdefault((name, target), []).append(measure(targets[target], WORKS[name], seconds, names))
                 progress.advance(task)
     except KeyboardInterrupt:
         typer.echo("stopped; what was measured until then:", err=True)
@@ -80,6 +81,7 @@ def _median(runs: list[Figures]) -> Figures:
         rps=statistics.median(run.rps for run in runs),
         ttft_p50_ms=statistics.median(run.ttft_p50_ms for run in runs),
         ttft_p99_ms=statistics.median(run.ttft_p99_ms for run in runs),
+        gap_p99_ms=statistics.median(run.gap_p99_ms for run in runs),
         rss_mb=statistics.median(run.rss_mb for run in runs),
         completed=sum(run.completed for run in runs),
         bad=sum(run.bad for run in runs),
@@ -88,7 +90,7 @@ def _median(runs: list[Figures]) -> Figures:
 
 def _table(medians: dict[tuple[str, str], Figures]) -> Table:
     table = Table(
-        title="Relay cost: CPU of the gateway per request, or per event of a stream; medians",
+        title="Relay cost: CPU of the gateway per request, or per event of a stream (TTFT, gap: ms); medians",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -96,11 +98,12 @@ def _table(medians: dict[tuple[str, str], Figures]) -> Table:
     )
     for name in ("work", "target"):
         table.add_column(name, no_wrap=True)
-    for name in ("CPU", "req/s", "TTFT p50, p99", "RSS", "answers", "bad"):
+    for name in ("CPU µs", "req/s", "TTFT", "p99", "gap p99", "MB", "answers", "bad"):
         table.add_column(name, justify="right", no_wrap=True)
     for (work, target), f in medians.items():
-        cost = f"{f.cpu_us:.1f} µs"
-        ttft = f"{f.ttft_p50_ms:.1f}, {f.ttft_p99_ms:.1f} ms"
+        gap = f"{f.gap_p99_ms:.1f}" if f.gap_p99_ms else ""
+        times = (f"{f.ttft_p50_ms:.1f}", f"{f.ttft_p99_ms:.1f}", gap)
         counts = (str(f.completed), str(f.bad))
-        table.add_row(work, target, cost, f"{f.rps:.0f}", ttft, f"{f.rss_mb:.0f} MB", *counts)
+        cpu = f"{f.cpu_us:.{0 if f.cpu_us >= 100 else 1}f}"
+        table.add_row(work, target, cpu, f"{f.rps:.0f}", *times, f"{f.rss_mb:.0f}", *counts)
     return table

@@ -8,33 +8,50 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
 from engines.guard import descendants
 from engines.layout import free_ports
 from engines.process import GUARD
-from load.blaster import blast
+from engines.tiny_model import make_tiny_model
+from gateway.index.embedded import Embedded
+from load.blaster import KEY, Counts, Texts, blast
 from load.standin import EVENTS
 
-OURS = f"{sys.executable} -m gateway.cli serve --port {{port}} --log-level warning"
-OURS += " --prefill {p0} --prefill {p1} --decode {d0} --decode {d1}"
+SERVE = f"{sys.executable} -m gateway.cli serve --port {{port}} --log-level warning"
+SERVE += " --prefill {p0} --prefill {p1} --decode {d0} --decode {d1}"
+FULL = "env BATON_PROMPT_MODE=local BATON_CONNECTIONS_PER_ENGINE=16384 " + SERVE
+FULL += " --redis {redis} --tokenizer {tokenizer} --api-keys-file {keys}"
+LOAD_ONLY = "env BATON_PROMPT_MODE=off " + SERVE + " --policy round_robin"
+OURS = {"baton": FULL, "load-only": LOAD_ONLY}
+"""Every feature of the hot path switched on: prompts read, index in Valkey, keys checked; and the least there is."""
+
 START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One kind of load."""
+    """One kind of load; `text` is one of `Texts`' kinds."""
 
     name: str
     size: int
     stream: bool
     connections: int
     interval_s: float = 0.0
+    pause_s: float = 0.0
+    """Streams rest for so long behind their first event, and each connection has one only."""
+    text: str = "same"
+    abort: int = 0
+    """Clients leave after so many events."""
+    usual: bool = True
+    """Measured if none is named."""
 
 
 WORKS = {
@@ -42,8 +59,14 @@ WORKS = {
     for work in (
         Work("request-2k", 2 << 10, False, 16),
         Work("request-64k", 64 << 10, False, 16),
+        Work("fresh-64k", 64 << 10, False, 16, text="fresh"),
+        Work("fresh-220k", 220 << 10, False, 16, text="fresh", usual=False),
+        Work("turns-64k", 64 << 10, False, 16, text="turns"),
         Work("stream-paced", 2 << 10, True, 64, 0.01),
+        Work("stream-256", 2 << 10, True, 256, 0.01, usual=False),
         Work("stream-firehose", 2 << 10, True, 32),
+        Work("stream-aborted", 2 << 10, True, 64, 0.001, abort=8, usual=False),
+        Work("stream-idle", 2 << 10, True, 9_000, pause_s=60.0, usual=False),
     )
 }
 
@@ -57,6 +80,7 @@ class Figures:
     rps: float
     ttft_p50_ms: float
     ttft_p99_ms: float
+    gap_p99_ms: float
     rss_mb: float
     completed: int
     bad: int
@@ -102,41 +126,69 @@ def cores() -> tuple[int | None, int | None]:
     return (mine[1], mine[0]) if len(mine) > 1 else (None, None)
 
 
-def measure(command: str, work: Work, seconds: float) -> Figures:
-    """One run of one gateway. Raises `RuntimeError` if it does not answer."""
+@contextmanager
+def surroundings() -> Iterator[dict[str, str]]:
+    """What our own gateway needs to have everything switched on: a Valkey, a tokenizer, a key."""
+    with TemporaryDirectory(prefix="baton-") as folder, pinned(cores()[1]), Embedded() as valkey:
+        tokenizer = make_tiny_model(Path(folder, "model"))
+        keys = Path(folder, "keys")
+        keys.write_text(KEY + "\n")
+        yield {"redis": valkey.url, "tokenizer": str(tokenizer), "keys": str(keys)}
+
+
+@contextmanager
+def pinned(core: int | None) -> Iterator[None]:
+    """On one core, and all children with us."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def measure(command: str, work: Work, seconds: float, names: Mapping[str, str]) -> Figures:
+    """One run of one gateway; `names` are put into its command. Raises `RuntimeError` if it does not answer."""
     theirs, ours = cores()
     ports = free_ports(19100)
     engines = [next(ports) for _ in range(4)]
     port = next(ports)
-    names = dict(zip(("p0", "p1", "d0", "d1"), (f"http://127.0.0.1:{p}" for p in engines), strict=True))
-    argv = shlex.split(command.format(port=port, **names))
-    standin = [sys.executable, "-m", "load.standin", str(work.interval_s), *map(str, engines)]
-    if ours is not None:
-        os.sched_setaffinity(0, {ours})
-    try:
-        with running(standin, ours), running(argv, theirs) as gateway:
-            _answers(gateway, argv, port)
-            asyncio.run(blast(port, work.size, work.stream, work.connections, 0.2))  # warm-up
-            before = cpu_s(gateway.pid)
-            start = time.perf_counter()
-            counts = asyncio.run(blast(port, work.size, work.stream, work.connections, seconds))
-            took = time.perf_counter() - start
-            used, memory = cpu_s(gateway.pid) - before, rss_mb(gateway.pid)
-    finally:
-        if theirs is not None and ours is not None:
-            os.sched_setaffinity(0, {theirs, ours})
-    units = counts.completed * (EVENTS if work.stream else 1)
-    quantiles = statistics.quantiles(counts.ttft_s, n=100) if len(counts.ttft_s) > 1 else [0.0] * 99
+    urls = dict(zip(("p0", "p1", "d0", "d1"), (f"http://127.0.0.1:{p}" for p in engines), strict=True))
+    argv = shlex.split(command.format(port=port, **urls, **names))
+    standin = [sys.executable, "-m", "load.standin", str(work.interval_s), str(work.pause_s), *map(str, engines)]
+
+    def load(seconds: float) -> Counts:
+        seconds = 0 if work.pause_s else seconds
+        texts = partial(Texts, work.text, work.size)
+        return asyncio.run(blast(port, texts, work.stream, work.connections, seconds, work.abort))
+
+    with pinned(ours), running(standin, ours), running(argv, theirs) as gateway:
+        _answers(gateway, argv, port)
+        if not work.pause_s:
+            load(0.2)  # warm-up
+        before = cpu_s(gateway.pid)
+        start = time.perf_counter()
+        counts = load(seconds)
+        took = time.perf_counter() - start
+        used, memory = cpu_s(gateway.pid) - before, rss_mb(gateway.pid)
+    units = counts.completed * (EVENTS if work.stream else 1) + counts.aborted * work.abort
     return Figures(
         cpu_us=used * 1e6 / units if units else 0.0,
         per="event" if work.stream else "request",
-        rps=counts.completed / took,
-        ttft_p50_ms=quantiles[49] * 1e3,
-        ttft_p99_ms=quantiles[98] * 1e3,
+        rps=(counts.completed + counts.aborted) / took,
+        ttft_p50_ms=_quantile(counts.ttft_s, 50),
+        ttft_p99_ms=_quantile(counts.ttft_s, 99),
+        gap_p99_ms=_quantile(counts.gaps_s, 99) if work.interval_s else 0.0,
         rss_mb=memory,
-        completed=counts.completed,
+        completed=counts.completed + counts.aborted,
         bad=counts.bad,
     )
+
+
+def _quantile(times_s: list[float], percent: int) -> float:
+    """In milliseconds; 0 where too little was measured."""
+    return statistics.quantiles(times_s, n=100)[percent - 1] * 1e3 if len(times_s) > 1 else 0.0
 
 
 def _answers(gateway: subprocess.Popen[bytes], command: Sequence[str], port: int) -> None:
@@ -146,7 +198,8 @@ def _answers(gateway: subprocess.Popen[bytes], command: Sequence[str], port: int
     while time.monotonic() < deadline and gateway.poll() is None:
         try:
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
-            if httpx.post(url, json=body, timeout=2, trust_env=False).status_code == 200:
+            headers = {"authorization": f"Bearer {KEY}"}
+            if httpx.post(url, json=body, headers=headers, timeout=2, trust_env=False).status_code == 200:
                 return
         except httpx.HTTPError:
             pass

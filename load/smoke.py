@@ -108,8 +108,10 @@ def _completion(model: str, name: str, prompt: str, *, stream: bool) -> Sample:
 class Smoke:
     """Sends samples through one gateway and watches its engines' counters."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, engines: httpx.AsyncClient) -> None:
+        """`http` for the gateway, with its key; `engines` without."""
         self._http = http
+        self._engines = engines
         self._urls: dict[str, str] = {}
 
     async def models(self) -> list[str]:
@@ -126,7 +128,7 @@ class Smoke:
 
     async def run(self, sample: Sample) -> Result:
         """Send one sample; waits until the decode engine's counters show it. Raises `RequestFailed`."""
-        before = {name: await Pulled.read(self._http, url) for name, url in self._urls.items()}
+        before = {name: await Pulled.read(self._engines, url) for name, url in self._urls.items()}
         measured = await send(self._http, sample.path, sample.body)
         name = measured.headers.get("x-baton-decode", "")
         start = before.get(name)
@@ -134,7 +136,7 @@ class Smoke:
             return Result(sample, measured, None)
         deadline = time.monotonic() + SETTLE_S
         while True:
-            now = await Pulled.read(self._http, self._urls[name])
+            now = await Pulled.read(self._engines, self._urls[name])
             pulled = now - start if now is not None else None
             if pulled is None or (pulled.tokens > 0 and pulled.bytes > 0) or time.monotonic() > deadline:
                 return Result(sample, measured, pulled)
@@ -144,6 +146,7 @@ class Smoke:
 def smoke(
     url: Annotated[str, Option(help="The gateway.")] = "http://127.0.0.1:8000",
     model: Annotated[str | None, Option(help="The model to ask. [default: the first that the gateway lists]")] = None,
+    api_key: Annotated[str, Option(envvar="BATON_API_KEY", help="If the gateway asks for one.")] = "",
     demo: Annotated[bool, Option("--demo", help="Five varied requests, each checked, instead of one.")] = False,
     as_json: Annotated[bool, Option("--json", help="Print JSON, one object per request.")] = False,
     timeout_s: Annotated[float, Option(help="Per request.")] = 300.0,
@@ -152,15 +155,19 @@ def smoke(
 
     Exits with 1 if a request failed, or if the decode engine did not fetch the KV that was computed for it.
     """
-    raise typer.Exit(asyncio.run(_smoke(url, model, demo, as_json, timeout_s)))
+    raise typer.Exit(asyncio.run(_smoke(url, api_key, model, demo, as_json, timeout_s)))
 
 
-async def _smoke(url: str, model: str | None, demo: bool, as_json: bool, timeout_s: float) -> int:
+async def _smoke(url: str, key: str, model: str | None, demo: bool, as_json: bool, timeout_s: float) -> int:
     console = Console()
     results: list[Result] = []
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(base_url=url.rstrip("/"), timeout=timeout_s, trust_env=False) as http:
-            smoker = Smoke(http)
+        async with (
+            httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s, trust_env=False) as http,
+            httpx.AsyncClient(timeout=timeout_s, trust_env=False) as engines,
+        ):
+            smoker = Smoke(http, engines)
             models = await smoker.models()
             if not models:
                 raise RequestFailed(f"{url}: no engine is up: see {url}/readyz?verbose")

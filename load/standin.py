@@ -38,10 +38,12 @@ CHUNKS = [*(chunk(event(number)) for number in range(EVENTS)), chunk(b"data: [DO
 
 
 class Protocol(asyncio.Protocol):
-    """One connection. A stream's events leave `interval_s` apart, all at once if that is zero."""
+    """One connection. A stream's events leave `interval_s` apart, all at once if that is zero; the second one waits
+    for `pause_s`."""
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, interval_s: float, pause_s: float) -> None:
         self._interval_s = interval_s
+        self._pause_s = pause_s
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -83,21 +85,25 @@ class Protocol(asyncio.Protocol):
         self._transport.write(head + body)
 
     def _stream(self, number: int) -> None:
-        if not self._interval_s:
-            self._transport.writelines(CHUNKS)
+        wait_s = self._pause_s if number == 0 and self._pause_s else self._interval_s
+        if not wait_s:
+            self._transport.writelines(CHUNKS[number:])
             return
         self._transport.write(CHUNKS[number])
         if number + 1 < len(CHUNKS):
             later: Callable[..., asyncio.TimerHandle] = asyncio.get_running_loop().call_later
-            self._timer = later(self._interval_s, self._stream, number + 1)
+            self._timer = later(wait_s, self._stream, number + 1)
 
 
-async def serve(ports: list[int], interval_s: float) -> None:
+async def serve(ports: list[int], interval_s: float, pause_s: float) -> None:
     """Listen on all ports until cancelled."""
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(lambda: Protocol(interval_s), "127.0.0.1", port) for port in ports]
+    servers = [
+        await loop.create_server(lambda: Protocol(interval_s, pause_s), "127.0.0.1", port, backlog=4096)
+        for port in ports
+    ]
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 if __name__ == "__main__":
-    uvloop.run(serve([int(port) for port in sys.argv[2:]], float(sys.argv[1])))
+    uvloop.run(serve([int(port) for port in sys.argv[3:]], float(sys.argv[1]), float(sys.argv[2])))

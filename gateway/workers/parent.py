@@ -11,11 +11,13 @@ from multiprocessing.context import SpawnProcess
 from tempfile import TemporaryDirectory
 
 from engines.fleet import Fleet as FleetFile
+from gateway.admission.keys import Keys
 from gateway.api.siblings import Siblings
 from gateway.index.embedded import Embedded
 from gateway.settings import Settings
 from gateway.workers import CannotStart
 from gateway.workers.worker import work
+from policies.registry import create
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,11 @@ def run_workers(file: FleetFile, settings: Settings) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
 
     They share one listening socket, so that no connection is lost when one of them dies, and one Redis: an embedded
-    Valkey where none is named. Raises `CannotStart`, and OSError if the port is taken.
+    Valkey where none is named. Raises `CannotStart`, OSError if the port is taken, `SettingsError`,
+    `UnknownPolicy`.
     """
+    create(settings.policy)  # what every worker would fail on is said once, here
+    Keys.load(settings.api_keys_file)
     with ExitStack() as stack:
         shared = stack.enter_context(socket.create_server((settings.host, settings.port), backlog=BACKLOG))
         folder = stack.enter_context(TemporaryDirectory(prefix="baton-"))

@@ -40,7 +40,7 @@ async def check(chunks: list[bytes]) -> Counts:
     counts = Counts()
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        await one(reader, writer, request(100, stream=True), True, counts)
+        await one(reader, writer, request("hi", stream=True), True, counts)
         writer.close()
         await writer.wait_closed()
     return counts
