@@ -33,7 +33,7 @@ demo: $(VENV)/.base $(ENGINES) ## The same, then five checked requests and the e
 	@exec $(BIN)/baton demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: install test-fast ## All tests; those on real engines take most of the time
-	$(BIN)/pytest -q -m engines --timeout=1800
+	$(BIN)/pytest -q -m engines --timeout=1800 --tb=native
 
 test-fast: install ## Tests without real engines
 	$(BIN)/pytest -q

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -66,6 +67,9 @@ class Server(uvicorn.Server):
 
 def until_signalled(server: Server, sockets: list[socket.socket] | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Raises SystemExit with 1 if it could not start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a stream holds two connections
     gc.freeze()  # what is loaded by now stays; the collector need not walk through it again and again
     gc.set_threshold(GARBAGE)
     # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end

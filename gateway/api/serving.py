@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
 _PASSED_ON = (b"accept", b"user-agent")
 _SESSION_BYTES = 256
+_UNTRACED = Untraced()
 
 
 class Serving:
@@ -59,13 +60,15 @@ class Serving:
             request_id = chance[8:]
         client = Client(call, [(b"x-request-id", request_id)])
         model = "unknown"
-        span: Span = Untraced()
+        span: Span = _UNTRACED
         outcome = "cancelled"
         try:
             self._keys.check(headers)
             if call.method != b"POST":
                 raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
-            raw = await client.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+            raw = call.ready(self._settings.max_body_bytes)
+            if raw is None:
+                raw = await client.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
             fields = bodies.parse(raw)
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)

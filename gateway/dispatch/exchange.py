@@ -1,7 +1,6 @@
 """One request on its way: what came in, where it went, how long each step took."""
 
 import time
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -14,8 +13,7 @@ from policies.contract import Placement, Request
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(slots=True)
-class Exchange:
+class Exchange(msgspec.Struct):
     """The context of one request; times are `time.perf_counter()` seconds."""
 
     api: Api
@@ -32,7 +30,7 @@ class Exchange:
     """What of the client's headers goes to the engines."""
     span: Span
     explain: bool = False
-    started: float = field(default_factory=time.perf_counter)
+    started: float = msgspec.field(default_factory=time.perf_counter)
     session: bytes = b""
     """The conversation it belongs to, as the client named it."""
     placement: Placement | None = None
@@ -44,9 +42,9 @@ class Exchange:
     """Prompt tokens that the prefill engine did not have to compute, as it said."""
     prompt_tokens: int = 0
     """As the prefill engine counted them; 0 if none did."""
-    predicted: dict[bytes, int] = field(default_factory=dict)
+    predicted: dict[bytes, int] = msgspec.field(default_factory=dict)
     """Cached tokens that the index gave the chosen engines, by leg."""
-    times: dict[str, float] = field(default_factory=dict)
+    times: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds by step: look, route, prefill, decode (until the first byte)."""
 
     def stays_whole(self, why: str) -> None:

@@ -117,9 +117,13 @@ class Call:
             self._waiter = asyncio.get_running_loop().create_future()
             async with asyncio.timeout(idle_s):
                 await self._waiter
-        pieces, self._pieces = self._pieces, []
-        if self.received > limit:
+        return self.ready(limit)
+
+    def ready(self, limit: int) -> bytes | None:
+        """The whole body if all of it is here and it has no more than `limit` bytes."""
+        if not self.complete or self.received > limit:
             return None
+        pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _expects(self) -> bool:

@@ -4,9 +4,10 @@ It grows with what engines hold and shrinks with it, up to a bound; guesses and 
 A full index refuses blocks that nobody holds yet, and what hangs from them: it then knows less, never anything wrong.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from gateway.index.contract import Change, Holder, InFlight, Lost, Match, Stored, UnknownParent
 from gateway.index.guesses import Guesses
@@ -18,6 +19,9 @@ SESSIONS = 100_000
 
 LIMIT_BLOCKS = 8_000_000
 """Different blocks, about 130 bytes each."""
+
+_STEP = 200
+"""Nodes that are looked through before others have their turn."""
 
 _DEAD = 64
 """Forgotten holders after which the index is swept at once: each one makes every mask a bit longer."""
@@ -96,9 +100,9 @@ class MemoryIndex:
             slots ^= bit
 
     async def open(self, holder: Holder) -> "MemoryWriter":
-        await self.forget(holder)
         if len(self._dead) >= _DEAD:
             await self.sweep()
+        await self.forget(holder)
         slot = next(slot for slot in range(len(self._holders) + len(self._dead) + 1) if self._free(slot))
         self._holders[slot] = holder
         self._live |= 1 << slot
@@ -216,45 +220,52 @@ class MemoryIndex:
             self._nodes.pop(gone[k : k + 8], None)  # a run may name one block twice, if somebody made it so
 
     async def sweep(self) -> int:
-        dead = sum(1 << slot for slot in self._dead)
+        gone = set(self._dead)
+        dead = sum(1 << slot for slot in gone)
         if not dead:
             return 0
         cut = 0
-        for node in list(self._runs()):
+        async for node in self._runs():
             held = sum((mask & dead).bit_count() for mask in node.masks)
             if held:
                 cut += held
-                node.keep(self._live)
+                node.keep(~dead)
                 self._trim(node)
-        self._dead.clear()
+        self._dead -= gone
         return cut
 
-    def _runs(self) -> Iterator[Node]:
-        """Every node once."""
-        for key, node in self._nodes.items():
-            if node.run.startswith(key):
+    async def _runs(self) -> AsyncIterator[Node]:
+        """Every node once, in small steps: others use the index meanwhile."""
+        looked = 0
+        for key in list(self._nodes):
+            node = self._nodes.get(key)
+            if node is not None and node.run.startswith(key):
                 yield node
+                looked += 1
+                if looked % _STEP == 0:
+                    await asyncio.sleep(0)
 
     async def stats(self) -> Stats:
         """How large the index is."""
-        count = dict.fromkeys(self._holders, 0)
+        who, live = dict(self._holders), self._live  # as it is now; the walk takes a while
+        count = dict.fromkeys(who, 0)
         nodes = blocks = 0
-        for node in self._runs():
+        async for node in self._runs():
             nodes += 1
             for mask in node.masks:
-                held = mask & self._live
+                held = mask & live
                 blocks += bool(held)
                 while held:
                     bit = held & -held
                     count[bit.bit_length() - 1] += 1
                     held ^= bit
-        holders = {name(*self._holders[slot]): held for slot, held in count.items()}
+        holders = {name(*who[slot]): held for slot, held in count.items()}
         return Stats(nodes, blocks, sum(count.values()), holders)
 
     async def runs(self) -> list[Run]:
         """Every node, the heaviest first."""
         found = []
-        for node in self._runs():
+        async for node in self._runs():
             held = {name(*who): sum(m >> slot & 1 for m in node.masks) for slot, who in self._holders.items()}
             found.append(Run(node.run[:8].hex(), len(node.masks), {who: n for who, n in held.items() if n}))
         return sorted(found, key=lambda run: -run.weight)
