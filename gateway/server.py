@@ -1,6 +1,7 @@
 """uvicorn around the app: start-up, main loop and shutdown, readable top to bottom."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import resource
@@ -20,6 +21,9 @@ from gateway.settings import Settings
 
 KEEP_ALIVE_S = 75
 """Longer than most clients keep an idle connection, so that hardly one sends into a connection that we close."""
+
+_M_ARENA_MAX = -8
+"""glibc's `malloc.h`."""
 
 GARBAGE = 20_000
 """Objects made and not freed before the collector looks at the young ones: a request makes hardly any cycles."""
@@ -70,6 +74,8 @@ def until_signalled(server: Server, sockets: list[socket.socket] | None = None) 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a stream holds two connections
+    if sys.platform == "linux":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)  # there is one busy thread: more arenas only hold more memory
     gc.freeze()  # what is loaded by now stays; the collector need not walk through it again and again
     gc.set_threshold(GARBAGE)
     # uvicorn raises the signal that ended it again once it has shut down in order: both are a good end

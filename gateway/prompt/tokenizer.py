@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CACHE_BYTES = 8 << 20
+CACHE_BYTES = 4 << 20
 """Of text segments and their ids: requests of one conversation repeat them. More of it saves little: what is new is
 read at 100 MB/s."""
 

@@ -32,7 +32,7 @@ BLOCKS = 129
 """As few as hold one prompt of the longest length."""
 
 REQUESTS = int(os.environ.get("BATON_TEST_REQUESTS", "120"))
-"""A second each; 500 were seen to agree."""
+"""A second each on a quiet machine, three on a busy one."""
 
 LOCAL = {"source": "local_cache_hit"}
 
@@ -153,7 +153,7 @@ class Talk:
         return total((await self._http.get(f"{self._decode}/metrics")).text, PROMPT_TOKENS_BY_SOURCE, LOCAL) or 0.0
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 async def test_what_is_predicted_is_what_engines_report(indexed: Indexed) -> None:
     async with httpx.AsyncClient(timeout=300, trust_env=False) as http:
         talk = Talk(indexed, http, 1)
@@ -188,7 +188,12 @@ async def test_an_engine_that_restarts_has_no_credit_within_two_seconds(indexed:
         stats = (await http.get(f"{indexed.url}/index", params={"top": 0})).json()[indexed.model]["stats"]
         return int(stats["holders"].get(url, 0))
 
+    async def up(http: httpx.AsyncClient) -> bool:
+        report = (await http.get(f"{indexed.url}/readyz?verbose")).json()
+        return any(engine["name"] == "p0" and engine["state"] == "up" for engine in report["engines"])
+
     async with httpx.AsyncClient(timeout=300, trust_env=False) as http:
+        await Talk(indexed, http, 4).say()
         assert await blocks(http) > 0
         service.process.kill()
         await service.process.wait()
@@ -197,12 +202,8 @@ async def test_an_engine_that_restarts_has_no_credit_within_two_seconds(indexed:
             assert time.monotonic() < ended + 2.0, "stale credit"
         await service.process.start()
         async with asyncio.timeout(240):
-            while True:
-                try:
-                    if (await http.get(service.health)).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    await asyncio.sleep(0.2)
+            while not await up(http):
+                await asyncio.sleep(0.2)
         async with asyncio.timeout(30):
             while not await indexed._reads(http):
                 await asyncio.sleep(0.05)
