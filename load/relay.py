@@ -25,9 +25,10 @@ from gateway.index.embedded import Embedded
 from load.blaster import KEY, Counts, Texts, blast
 from load.standin import EVENTS
 
-SERVE = f"{sys.executable} -m gateway.cli serve --port {{port}} --log-level warning"
+SERVE = f"env BATON_CONNECTIONS_PER_ENGINE=16384 {sys.executable} -m gateway.cli serve --port {{port}}"
+SERVE += " --log-level warning"
 SERVE += " --prefill {p0} --prefill {p1} --decode {d0} --decode {d1}"
-FULL = "env BATON_PROMPT_MODE=local BATON_CONNECTIONS_PER_ENGINE=16384 " + SERVE
+FULL = "env BATON_PROMPT_MODE=local " + SERVE
 FULL += " --redis {redis} --tokenizer {tokenizer} --api-keys-file {keys}"
 LOAD_ONLY = "env BATON_PROMPT_MODE=off " + SERVE + " --policy round_robin"
 OURS = {"baton": FULL, "load-only": LOAD_ONLY}
@@ -66,7 +67,7 @@ WORKS = {
         Work("stream-256", 2 << 10, True, 256, 0.01, usual=False),
         Work("stream-firehose", 2 << 10, True, 32),
         Work("stream-aborted", 2 << 10, True, 64, 0.001, abort=8, usual=False),
-        Work("stream-idle", 2 << 10, True, 9_000, pause_s=60.0, usual=False),
+        Work("stream-idle", 2 << 10, True, 9_000, pause_s=30.0, usual=False),
     )
 }
 
