@@ -42,8 +42,6 @@ class Sight:
 
     def cached(self, url: str) -> int:
         """Tokens that the engine holds, or will when the placements of the last seconds are done."""
-        if not (self._exact or self._guess):
-            return 0
         blocks = max(self._exact.get(url, 0), self._guess.get(url, 0))
         return self.reading.held(blocks) if blocks else 0
 

@@ -1,11 +1,15 @@
 """The answer of an engine, read as it comes."""
 
+import asyncio
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import ParamSpec
 
 from gateway.wire.connection import Connection, Sink
 from gateway.wire.errors import BadAnswer, ClosedEarly
+
+Wait = ParamSpec("Wait")
 
 
 class Answer:
@@ -37,28 +41,14 @@ class Answer:
         `ClosedEarly` when the engine closes before the body is complete (after all that it sent was taken) or the
         answer was closed, and `BadAnswer` for broken framing. The connection is given back at the end and at any error.
         """
-        connection = self._connection
+        connection = self._current()
         if connection is None:
-            if self._ended:
-                return b""
-            raise ClosedEarly("the answer was closed", "body", answered=True)
+            return b""
+        if not (connection.pieces or connection.incoming.complete):
+            await self._wait(connection.more, idle_s)
         if connection.pieces:
             return connection.take()
-        if not connection.incoming.complete:
-            try:
-                await connection.more(idle_s)
-            except BaseException:
-                self.close()
-                raise
-            if self._connection is None:  # closed while we waited: the connection is not ours any more
-                raise ClosedEarly("the answer was closed", "body", answered=True)
-            if connection.pieces:
-                return connection.take()
-            if not connection.incoming.complete:
-                self.close()
-                raise connection.surrender()
-        self._ended = True
-        self.close()
+        self._finish(connection)
         return b""
 
     async def pour(self, sink: Sink, idle_s: float) -> bool:
@@ -67,31 +57,40 @@ class Answer:
         Returns True when `sink` wants no more for now: pour again when it does, what comes meanwhile is kept, bounded.
         Returns False at the end of a complete body. Raises what `chunk` raises.
         """
-        connection = self._connection
+        connection = self._current()
         if connection is None:
-            if self._ended:
-                return False
-            raise ClosedEarly("the answer was closed", "body", answered=True)
+            return False
         if connection.pieces and not sink(connection.take()):
             return True
         if not connection.incoming.complete:
-            try:
-                await connection.pour(sink, idle_s)
-            except BaseException:
-                self.close()
-                raise
-            if self._connection is None:
-                raise ClosedEarly("the answer was closed", "body", answered=True)
-            if connection.stopped:
+            await self._wait(connection.pour, sink, idle_s)
+            if connection.stopped or (connection.pieces and not sink(connection.take())):
                 return True
-            if connection.pieces and not sink(connection.take()):
-                return True
-            if not connection.incoming.complete:
-                self.close()
-                raise connection.surrender()
+        self._finish(connection)
+        return False
+
+    def _current(self) -> Connection | None:
+        """The connection; None after the end of the body. Raises `ClosedEarly` if the answer was closed before."""
+        if self._connection is None and not self._ended:
+            raise ClosedEarly("the answer was closed", "body", answered=True)
+        return self._connection
+
+    async def _wait(self, wait: Callable[Wait, asyncio.Future[None]], *args: Wait.args, **kwargs: Wait.kwargs) -> None:
+        """Wait for the connection in one of its ways; be done with it if that fails."""
+        try:
+            await wait(*args, **kwargs)
+        except BaseException:
+            self.close()
+            raise
+        self._current()  # closed while we waited: the connection is not ours any more
+
+    def _finish(self, connection: Connection) -> None:
+        """Nothing more comes: the end of the body, or its fault is raised."""
+        if not connection.incoming.complete:
+            self.close()
+            raise connection.surrender()
         self._ended = True
         self.close()
-        return False
 
     async def read(self, limit: int, idle_s: float) -> bytes:
         """The whole body. Raises what `chunk` raises, and `BadAnswer` when it has more than `limit` bytes."""

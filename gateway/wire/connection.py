@@ -184,10 +184,7 @@ class Connection(asyncio.Protocol):
             return
         if self.pieces:
             if self._sink is not None:
-                pieces = self.pieces
-                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                pieces.clear()
-                if not self._sink(piece):
+                if not self._sink(self.take()):
                     self.stopped = True
                 elif not incoming.complete:
                     if self._deadline is not None:

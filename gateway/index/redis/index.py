@@ -4,10 +4,10 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from redis import asyncio as redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from xxhash import xxh3_64_hexdigest
 
 from gateway.index.contract import (
@@ -171,13 +171,6 @@ class RedisIndex:
         for shard in self._shards:
             async for run in survey(self._client, shard):
                 yield run
-
-    async def memory(self) -> dict[str, Any]:
-        """The server's own account of its memory."""
-        try:
-            return dict(await self._client.info("memory"))
-        except ResponseError:
-            return {}
 
     async def close(self) -> None:
         self._link.close()

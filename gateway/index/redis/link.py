@@ -105,7 +105,6 @@ class Link:
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._probe_s = 0.0
-        self._closed = False
 
     async def connect(self) -> None:
         """Connect, if that is not done. Raises OSError, `ServerError`."""
@@ -170,7 +169,6 @@ class Link:
             self._wire.post(commands, count)
 
     def close(self) -> None:
-        self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
         if self._wire is not None and self._wire.transport is not None:
