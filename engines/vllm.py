@@ -17,7 +17,7 @@ MODULE = "vllm.entrypoints.openai.api_server"
 TOPIC = "kv-events"
 
 CPU_SITE = str(Path(__file__).with_name("cpu_site"))
-"""A folder for PYTHONPATH whose `sitecustomize` keeps NIXL's progress thread from taking a whole core."""
+"""A folder for PYTHONPATH whose `sitecustomize` keeps the threads of NIXL and vLLM from spinning on shared cores."""
 
 LIBRARIES = Path(sys.prefix, "lib", "baton")
 """Where `engines.install` puts a libnuma if the system has none."""

@@ -1,6 +1,7 @@
 """The routes that the gateway answers by itself: models, health, metrics."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,18 +19,34 @@ from gateway.index.lookup import Lookup
 from gateway.telemetry.merge import merge
 from gateway.telemetry.metrics import Metrics
 
+WARM_S = 5.0
+"""How long a gateway that could serve waits for its index; then it does without."""
+
 
 class Readiness:
-    """Whether new requests should be sent here."""
+    """Whether new requests should be sent here.
+
+    A gateway that starts waits until the index is as the engines tell: a first request placed in ignorance costs a
+    prefill that somebody had done.
+    """
 
     def __init__(self, fleet: Fleet, lookup: Lookup) -> None:
         self._fleet = fleet
         self._lookup = lookup
+        self._warm = False
+        self._served_s = 0.0
         self.draining = False
 
     @property
     def ready(self) -> bool:
-        return not self.draining and self._fleet.ready()
+        return not self.draining and self._fleet.ready() and self._warmed()
+
+    def _warmed(self) -> bool:
+        if not self._warm:
+            now = time.monotonic()
+            self._served_s = self._served_s or now
+            self._warm = self._lookup.settled or now > self._served_s + WARM_S
+        return self._warm
 
     def report(self) -> dict[str, Any]:
         """Everything a person wants to know when it is not ready."""
@@ -49,6 +66,7 @@ class Readiness:
         return {
             "ready": self.ready,
             "draining": self.draining,
+            "warm": self._warm,
             "missing": self._fleet.missing(),
             "warnings": self._lookup.warnings(),
             "engines": engines,

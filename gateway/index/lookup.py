@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from xxhash import xxh3_64_digest
 
-from gateway.fleet.engine import Engine
+from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
 from gateway.index.contract import Unavailable
 from gateway.index.namespace import Namespace
@@ -100,6 +100,12 @@ class Lookup:
             self._metrics.prefix_tokens(engine.name, "actual").inc(cached)
         self._metrics.prefix_tokens(engine.name, "predicted").inc(sight.cached(engine.url))
         self._metrics.prefix_tokens(engine.name, "prompt").inc(counted)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all is known of the engines that are up: a request now would be placed as any later one."""
+        up = (engine for engine in self._fleet if engine.state is State.UP)
+        return all(engine.enrolled for engine in up) and all(n.ingest.settled for n in self.namespaces.values())
 
     def warnings(self) -> list[str]:
         """What keeps prompts from being found, each with its mend."""

@@ -1,7 +1,8 @@
 """Real vLLM engines on the CPU: one prefills, one decodes, one does it all and judges; a gateway."""
 
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,30 @@ from load.counters import Pulled
 BLOCK = 32
 BLOCK_BYTES = LAYERS * 2 * KV_HEADS * HEAD_DIM * 4 * BLOCK
 """Of the tiny model: layers x (K, V) x KV heads x head dimension x float32 x tokens."""
+
+LOG_LINES = 40
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """If the test fails, what engines and gateway logged last is part of its report."""
+    started_s = time.time()
+    yield
+    if request.node.stash.get(FAILED, False):
+        for log in sorted(tmp_path_factory.getbasetemp().rglob("*.log")):
+            if log.stat().st_mtime >= started_s:
+                lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+                sys.stdout.writelines(f"{line[:300]}\n" for line in (f"--- {log.parent.name}/{log.name}", *lines))
 
 
 @dataclass

@@ -4,7 +4,6 @@ One prefill and one decode engine with so few KV blocks that they evict all the 
 """
 
 import asyncio
-import os
 import random
 import sys
 import time
@@ -31,8 +30,8 @@ BLOCK = 32
 BLOCKS = 129
 """As few as hold one prompt of the longest length."""
 
-REQUESTS = int(os.environ.get("BATON_TEST_REQUESTS", "120"))
-"""A second each on a quiet machine, three on a busy one."""
+REQUESTS = 500
+"""A tenth of a second each on a quiet machine."""
 
 LOCAL = {"source": "local_cache_hit"}
 
@@ -60,8 +59,14 @@ class Indexed:
         self.gateway = Process("gateway", self.command, patient, self.folder / "gateway.log")
         await self.gateway.start()
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
-            while not await self._reads(http):
+            while not await self._ready(http):
                 await asyncio.sleep(0.05)
+
+    async def _ready(self, http: httpx.AsyncClient) -> bool:
+        try:
+            return (await http.get(f"{self.url}/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     async def _reads(self, http: httpx.AsyncClient) -> bool:
         """Whether the gateway is ready, reads prompts by itself and follows both engines."""

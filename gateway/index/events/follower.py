@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.index.contract import GPU, Change, Holder, Index, Lost, Unavailable, UnknownParent, Writer
 from gateway.index.events.batch import FULL, AllBlocksCleared, Batch, BlockStored, Key, decode
-from gateway.index.events.election import RENEW_S, Candidate, Leases, Part
+from gateway.index.events.election import LEASE_S, RENEW_S, Candidate, Leases, Part
 from gateway.index.events.ledger import Ledger
 from gateway.index.events.status import SourceStatus, State
 from gateway.index.events.stream import Message, Source, Stream
@@ -52,6 +52,8 @@ class Follower:
         self._groups: dict[int | None, bool] = {}
         self._served_tokens = 0
         self._heard_s = time.monotonic()
+        self.settled = False
+        """Whether the index is as the engine tells: we have written all of it, or somebody alive has."""
         self.batches = self.gaps = self.resyncs = self.restarts = self.unreadable = 0
         self.lag_s = 0.0
         self._tasks = [
@@ -105,6 +107,7 @@ class Follower:
     # Election.
 
     async def _elect(self) -> None:
+        started_s = time.monotonic()
         while True:
             before = self._candidate.part
             try:
@@ -115,6 +118,8 @@ class Follower:
                 log.info("events of %s rank %d: %s", self.source.engine, self.source.rank, part)
                 if part is not Part.LEADER:
                     self._writers.clear()
+            if time.monotonic() - started_s > LEASE_S + RENEW_S:
+                self.settled = True  # a dead leader's lease would be ours by now
             self._verify = True
             self._wake.set()
             await asyncio.sleep(RENEW_S)
@@ -303,6 +308,7 @@ class Follower:
             except (Unavailable, Lost, UnknownParent) as error:
                 log.debug("events of %s: %s: %s", self.source.engine, type(error).__name__, error)
                 self._writers.pop(tier, None)
+        self.settled = True
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -68,6 +68,11 @@ class Ingest:
         for follower in self._followers.get(engine, ()):
             follower.served(tokens)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the index is as the engines tell, as far as they do."""
+        return all(follower.settled for followers in self._followers.values() for follower in followers)
+
     def approximate(self, engine: str) -> bool:
         """Whether nothing reliable is known of an engine's cache."""
         followers = self._followers.get(engine)
