@@ -1,4 +1,4 @@
-"""The contract between Baton and a routing policy, version 1.
+"""The contract between Baton and a routing policy, version 2.
 
 A policy is a pure function over frozen data: it gets one request and a snapshot of the fleet *for this request*, and
 returns a `Placement`. It does no I/O, keeps no clock, and imports nothing of Baton beyond `policies`; so one file runs
@@ -6,7 +6,7 @@ in the gateway, in the simulator, in a test and on an operator's laptop.
 
     class Shortest:
         def place(self, request: Request, fleet: Fleet) -> Placement:
-            decode = best(fleet.decoders, lambda engine: -engine.decode_requests)
+            decode = min(fleet.decoders, key=lambda engine: engine.decode_requests)
             return Placement(decode=decode.name, reason="fewest decodes")
 
 Later versions only add fields with defaults.
@@ -17,7 +17,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
+"""1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives."""
 
 Role = Literal["prefill", "decode", "both"]
 
@@ -32,10 +33,49 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens per KV block."""
     session: str = ""
     """The conversation it belongs to, as the client named it; empty if it did not."""
+    prefix: int = 0
+    """A number that prompts with the same first block share; 0 if unknown."""
     output_tokens: int | None = None
     """The client's limit on tokens out, if it set one."""
     whole: str = ""
     """Why this request cannot be split over two engines; empty if it can."""
+    priority: int = 0
+    """0 is served first."""
+    tenant: str = ""
+    ttft_slo_s: float | None = None
+    """By when its first token is wanted, seconds after now; None: as soon as may be."""
+    itl_slo_s: float | None = None
+    """The pause between tokens that is still good."""
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast an engine is: fitted from what was seen of it, or what is assumed until then (a large model on four
+    recent GPUs).
+
+    A prefill of n tokens after c cached ones takes `token_s * n + context_s * n * (c + n / 2)`; a decode step of b
+    sequences that hold k tokens of KV `step_s + sequence_s * b + kv_s * k`. A step may do both.
+    """
+
+    token_s: float = 1e-5
+    context_s: float = 2.3e-10
+    step_s: float = 6e-3
+    sequence_s: float = 8e-5
+    kv_s: float = 6e-9
+    mix: float = 1.2
+    """Prefilled tokens take this much longer in a step that decodes as well."""
+    leg_s: float = 0.1
+    """What a remote prefill costs beside queue, computation and transfer: a second request, the set-up of a pull."""
+
+    def prefill_s(self, new: float, cached: float = 0.0) -> float:
+        """Seconds to prefill `new` tokens after `cached` ones."""
+        return new * (self.token_s + self.context_s * (cached + new / 2))
+
+    def decode_s(self, batch: float, kv_tokens: float) -> float:
+        """Seconds of a step that gives `batch` sequences a token each."""
+        return self.step_s + self.sequence_s * batch + self.kv_s * kv_tokens
+
+
+ASSUMED = Speed()
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +97,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """The same on slower tiers (host memory, disk)."""
     session: bool = False
     """True for the engine that decoded the session's last request."""
+    prefill_s: float = 0.0
+    """Seconds of prefill that are booked there and not finished, as its speed foretells."""
+    kv_tokens: int = 0
+    """Tokens of KV that fit into it; 0 if unknown."""
+    speed: Speed = ASSUMED
+    cost: float = 1.0
+    """What a second of it costs, against the others."""
 
     @property
     def prefills(self) -> bool:
@@ -79,6 +126,17 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     engines: tuple[Engine, ...]
     links: Mapping[tuple[str, str], Link] = {}
+    now_s: float = 0.0
+    """When the snapshot was made; only differences mean something."""
+    kv_bytes_per_token: int = 0
+    """Of the model; 0 if unknown."""
+    arrivals_per_s: float = 0.0
+    """Requests to the model, over the last half minute."""
+    prefill_load: float = 0.0
+    """Share of the time in which the prefill engines had work, over the last half minute; may exceed 1 in a burst."""
+    itl_price: float = 1.0
+    """What delaying a running decode by a second is worth against a second of TTFT: rises while pauses between tokens
+    miss their objective, falls while first tokens miss theirs."""
 
     @property
     def prefillers(self) -> tuple[Engine, ...]:
@@ -90,9 +148,21 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         """Engines that can answer; never empty when a policy is asked."""
         return tuple([engine for engine in self.engines if engine.role != "prefill"])
 
+    @property
+    def collocated(self) -> bool:
+        """True if every engine does both: then nothing is prefilled elsewhere."""
+        return all(engine.role == "both" for engine in self.engines)
+
     def link(self, a: str, b: str) -> Link | None:
         """The link between two hosts, whichever way it was written; None if unknown."""
         return self.links.get((a, b)) or self.links.get((b, a))
+
+    def transfer_s(self, a: str, b: str, tokens: float) -> float:
+        """Seconds to move the KV of so many tokens from host `a` to host `b`; 0 if the link is unknown."""
+        link = self.link(a, b) if self.links else None
+        if link is None:
+            return 0.0
+        return link.latency_us * 1e-6 + tokens * self.kv_bytes_per_token * 8e-9 / link.gbps
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,38 +8,19 @@ Flaws: knows neither how fast an engine is nor when a local prefill would be qui
 a queue that its product does not see.
 """
 
-import random
-
-from policies.choose import best, scores, without
-from policies.contract import Engine, Fleet, Placement, Request
+from policies.contract import Engine, Request
+from policies.staged import Staged
 
 
-def _decode(engine: Engine) -> float:
-    busy = engine.decode_requests + engine.prefill_requests
-    return engine.cached_tokens / (engine.cached_tokens + 1e6) - busy  # the fraction only breaks ties
-
-
-class LMetric:
+class LMetric(Staged):
     """The prefill engine with the least work, the decode engine with the fewest requests."""
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._spread = random.Random(seed)
+    reason = "least work"
 
-    def place(self, request: Request, fleet: Fleet) -> Placement:
-        def prefilling(engine: Engine) -> float:
-            new = request.prompt_tokens - engine.cached_tokens
-            return -float((new + engine.prefill_tokens) * (engine.prefill_requests + engine.decode_requests + 1))
+    def prefilling(self, request: Request, engine: Engine) -> float:
+        new = request.prompt_tokens - engine.cached_tokens
+        return -float((new + engine.prefill_tokens) * (engine.prefill_requests + engine.decode_requests + 1))
 
-        decoders = fleet.decoders
-        decode = best(decoders, _decode, self._spread)
-        prefillers = () if request.whole else without(fleet.prefillers, decode.name)
-        if not prefillers:
-            why = "fewest requests, whole" if request.whole else "fewest requests, no other engine prefills"
-            return Placement(decode=decode.name, reason=why, scores=scores(decoders, _decode))
-        prefill = best(prefillers, prefilling, self._spread)
-        return Placement(
-            prefill=prefill.name,
-            decode=decode.name,
-            reason="most cached" if prefill.cached_tokens else "least work",
-            scores=scores(decoders, _decode) | scores(prefillers, prefilling),
-        )
+    def decoding(self, request: Request, engine: Engine) -> float:
+        busy = engine.decode_requests + engine.prefill_requests
+        return engine.cached_tokens / (engine.cached_tokens + 1e6) - busy  # the fraction only breaks ties

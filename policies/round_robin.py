@@ -1,31 +1,33 @@
 """`round_robin`: prefill and decode engines in turn.
 
-Formula: the k-th request of a pool of n engines goes to engine k mod n; each pool has its own k.
+Formula: the k-th request of a stage with n engines goes to engine k mod n; each stage has its own k.
 Source: the default of most proxies, and of `vllm-router --policy round_robin`.
 Defaults: none to set.
 Flaws: blind to load and to caches: one long prompt delays all that follow it on its engine.
 """
 
-from itertools import count
+from collections.abc import Sequence
 
-from policies.choose import without
-from policies.contract import Fleet, Placement, Request
+from policies.contract import Engine, Request
+from policies.staged import Staged
 
 
-class RoundRobin:
-    """Each pool of engines in turn."""
+class RoundRobin(Staged):
+    """Each stage's engines in turn."""
 
-    def __init__(self) -> None:
-        self._prefills = count()
-        self._decodes = count()
+    reason = "in turn"
 
-    def place(self, request: Request, fleet: Fleet) -> Placement:
-        decoders = fleet.decoders
-        decode = decoders[next(self._decodes) % len(decoders)].name
-        if request.whole:
-            return Placement(decode=decode, reason="in turn, whole")
-        prefillers = without(fleet.prefillers, decode)
-        if not prefillers:
-            return Placement(decode=decode, reason="in turn, no other engine prefills")
-        prefill = prefillers[next(self._prefills) % len(prefillers)].name
-        return Placement(prefill=prefill, decode=decode, reason="in turn")
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(seed)
+        self._turn = {False: 0, True: 0}
+
+    def prefilling(self, request: Request, engine: Engine) -> float:
+        return 0.0
+
+    decoding = prefilling
+
+    def pick(self, request: Request, engines: Sequence[Engine], scores: dict[str, float]) -> str:
+        stage = all(engine.role == "prefill" for engine in engines)
+        turn = self._turn[stage]
+        self._turn[stage] = turn + 1
+        return engines[turn % len(engines)].name

@@ -1,0 +1,327 @@
+"""The simulation: requests arrive, a policy places them, modelled engines serve them; one heap of events, no clock."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from engines.model.core import Core
+from engines.model.sequence import Sequence as Work
+from load.replay.fleet import Member, Shape
+from load.replay.trace import Ask
+from policies.contract import Engine, Fleet, Policy, Request, Speed
+
+WINDOW_S = 30.0
+"""Over which arrivals and utilisation are told to policies."""
+
+
+class Booked:
+    """What gateways have in flight on one engine."""
+
+    __slots__ = ("decode_requests", "decode_tokens", "prefill_requests", "prefill_s", "prefill_tokens")
+
+    def __init__(self) -> None:
+        self.prefill_requests = self.prefill_tokens = self.decode_requests = self.decode_tokens = 0
+        self.prefill_s = 0.0
+
+
+class Node:
+    """One engine and what is around it."""
+
+    def __init__(self, member: Member, core: Core, gateways: int) -> None:
+        self.member = member
+        self.core = core
+        self.booked = [Booked() for _ in range(gateways)]
+        self.scheduled_s = math.inf
+        self.link_free_s = 0.0
+        self.seen: set[int] | None = None
+        """What gateways know of its cache; None: all."""
+        self.unseen: deque[tuple[float, int, bool]] = deque()
+
+
+class Job:
+    """One request on its journey. Times are absolute, seconds."""
+
+    __slots__ = (
+        "arrived_s",
+        "ask",
+        "booked_s",
+        "cached",
+        "decode",
+        "first_s",
+        "gateway",
+        "index",
+        "last_s",
+        "new",
+        "prefill",
+        "prefilled",
+        "source",
+        "transferred",
+    )
+
+    def __init__(self, index: int, ask: Ask, arrived_s: float, gateway: int) -> None:
+        self.index = index
+        self.ask = ask
+        self.arrived_s = arrived_s
+        self.gateway = gateway
+        self.prefill: Node | None = None
+        self.decode: Node
+        self.source: Work | None = None
+        self.new = self.cached = self.transferred = 0
+        self.booked_s = 0.0
+        self.prefilled = False
+        self.first_s = self.last_s = math.nan
+
+
+class Knowledge:
+    """What gateways know, and when. The default is exact and shared."""
+
+    def __init__(self, gateways: int = 1, private: bool = False, event_delay_s: float = 0.0) -> None:
+        self.gateways = gateways
+        self.private = private
+        """Each gateway knows its own load only."""
+        self.event_delay_s = event_delay_s
+
+
+class Simulation:
+    """One run. `progress` is told how many requests have ended, now and then."""
+
+    def __init__(
+        self,
+        asks: Sequence[Ask],
+        shape: Shape,
+        policy: Policy,
+        *,
+        kv_blocks: int,
+        block_tokens: int,
+        knowledge: Knowledge | None = None,
+        progress: Callable[[int], None] = lambda ended: None,
+    ) -> None:
+        self._asks = asks
+        self._shape = shape
+        self._policy = policy
+        self._size = block_tokens
+        self._knowledge = knowledge or Knowledge()
+        self._progress = progress
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = 0
+        self.now_s = 0.0
+        self.jobs: list[Job] = []
+        self.refused = 0
+        self.nodes: dict[str, Node] = {}
+        shared = not self._knowledge.private
+        for member in shape.members:
+            core = Core(
+                member.profile, kv_blocks, block_tokens, on_first=self._first, on_end=self._ended, on_room=self._pull
+            )
+            node = Node(member, core, 1 if shared else self._knowledge.gateways)
+            if self._knowledge.event_delay_s:
+                node.seen, core.blocks.changes = set(), []
+            self.nodes[member.name] = node
+        self._speeds: dict[str, Speed] = {name: node.member.profile.speed for name, node in self.nodes.items()}
+        self._followers: dict[int, list[int]] = {}
+        self._arrivals: deque[tuple[float, float]] = deque()
+        self._arrived_work_s = 0.0
+        self.kv_bytes_per_token = shape.members[0].profile.kv_bytes_per_token
+        self._ended_count = 0
+        self._prefillers = sum(member.role.prefills for member in shape.members)
+
+    def run(self) -> None:
+        """Until the last request has ended."""
+        for index, ask in enumerate(self._asks):
+            if ask.after >= 0:
+                self._followers.setdefault(ask.after, []).append(index)
+            else:
+                self._at(ask.at_s, self._arrive, index)
+        heap = self._heap
+        while heap:
+            self.now_s, _, act, args = heappop(heap)
+            act(*args)
+
+    def _at(self, when_s: float, act: Callable[..., None], *args: Any) -> None:
+        self._order += 1
+        heappush(self._heap, (when_s, self._order, act, args))
+
+    # Engines.
+
+    def _touch(self, node: Node) -> None:
+        """Something was asked of an engine: its next event may be another one now."""
+        core = node.core
+        if core.due_s != node.scheduled_s:
+            node.scheduled_s = core.due_s
+            if core.due_s < math.inf:
+                self._at(core.due_s, self._fire, node, core.due_s)
+        if core.blocks.changes:
+            now_s = self.now_s
+            node.unseen.extend((now_s, name, came) for name, came in core.blocks.changes)
+            core.blocks.changes.clear()
+
+    def _fire(self, node: Node, due_s: float) -> None:
+        if node.core.due_s == due_s:
+            node.scheduled_s = math.nan
+            node.core.fire()
+            self._touch(node)
+
+    # The journey.
+
+    def _arrive(self, index: int) -> None:
+        ask, now_s = self._asks[index], self.now_s
+        job = Job(index, ask, now_s, index % self._knowledge.gateways)
+        self.jobs.append(job)
+        placement = self._policy.place(self._request(ask), self._fleet(ask, job.gateway))
+        job.decode = self.nodes[placement.decode]
+        job.prefill = self.nodes[placement.prefill] if placement.prefill else None
+        self._book(job)
+        work = Work(job, ask.prompt, ask.answer if job.prefill is None else 1, ask.names)
+        node = job.prefill or job.decode
+        self._at(now_s + node.member.profile.leg_s, self._submit, node, work)
+
+    def _request(self, ask: Ask) -> Request:
+        return Request(
+            model="model",
+            prompt_tokens=ask.prompt,
+            block_size=self._size,
+            session=ask.session,
+            prefix=ask.names[0] if ask.names else 0,
+        )
+
+    def _submit(self, node: Node, work: Work) -> None:
+        try:
+            node.core.submit(work, self.now_s)
+        except ValueError:
+            self.refused += 1
+            job: Job = work.owner  # type: ignore[assignment]
+            self._prefilled(job)
+            self._left(job)
+        self._touch(node)
+
+    def _first(self, work: Work, now_s: float) -> None:
+        job: Job = work.owner  # type: ignore[assignment]
+        if job.prefill is None or work.waits:
+            job.first_s = now_s
+            self._prefilled(job)
+        if not work.waits:
+            job.cached = work.cached
+
+    def _ended(self, work: Work, now_s: float) -> None:
+        job: Job = work.owner  # type: ignore[assignment]
+        if job.prefill is not None and not work.waits:
+            job.source = work
+            self._prefilled(job)
+            ask = job.ask
+            second = Work(job, ask.prompt, ask.answer, ask.names, waits=True)
+            self._at(now_s + job.decode.member.profile.second_leg_s, self._submit, job.decode, second)
+            return
+        job.last_s = now_s
+        job.decode.core.release(work, now_s)
+        self._left(job)
+
+    def _pull(self, work: Work, now_s: float) -> None:
+        """The decode engine has room: what it lacks begins to move, after what moves already."""
+        job: Job = work.owner  # type: ignore[assignment]
+        source, target = job.prefill, job.decode
+        assert source is not None
+        job.transferred = max(0, job.ask.prompt - work.cached)
+        link = self._shape.link(source.member.host, target.member.host)
+        took_s = link.latency_us * 1e-6 + job.transferred * self.kv_bytes_per_token * 8e-9 / link.gbps
+        end_s = max(self.now_s, source.link_free_s, target.link_free_s) + took_s
+        source.link_free_s = target.link_free_s = end_s
+        self._at(end_s, self._pulled, job, work)
+
+    def _pulled(self, job: Job, work: Work) -> None:
+        source, target = job.prefill, job.decode
+        assert source is not None and job.source is not None
+        source.core.release(job.source, self.now_s)
+        self._touch(source)
+        target.core.pulled(work, self.now_s)
+        self._touch(target)
+
+    def _left(self, job: Job) -> None:
+        """The request is over, well or not."""
+        booked = job.decode.booked[self._pool(job.gateway)]
+        booked.decode_requests -= 1
+        booked.decode_tokens -= job.ask.prompt
+        self._ended_count += 1
+        if self._ended_count % 256 == 0:
+            self._progress(self._ended_count)
+        for follower in self._followers.pop(job.index, ()):
+            ask = self._asks[follower]
+            self._at(max(ask.at_s, self.now_s + ask.think_s), self._arrive, follower)
+
+    # What a policy sees.
+
+    def _pool(self, gateway: int) -> int:
+        return gateway if self._knowledge.private else 0
+
+    def _book(self, job: Job) -> None:
+        node, ask = job.prefill or job.decode, job.ask
+        cached = min(self._lead(node, ask), ask.prompt - 1)
+        job.new = ask.prompt - cached
+        job.booked_s = self._speeds[node.member.name].prefill_s(job.new, cached)
+        booked = node.booked[self._pool(job.gateway)]
+        booked.prefill_requests += 1
+        booked.prefill_tokens += job.new
+        booked.prefill_s += job.booked_s
+        booked = job.decode.booked[self._pool(job.gateway)]
+        booked.decode_requests += 1
+        booked.decode_tokens += ask.prompt
+        self._arrivals.append((self.now_s, job.booked_s))
+        self._arrived_work_s += job.booked_s
+
+    def _prefilled(self, job: Job) -> None:
+        if not job.prefilled:
+            job.prefilled = True
+            booked = (job.prefill or job.decode).booked[self._pool(job.gateway)]
+            booked.prefill_requests -= 1
+            booked.prefill_tokens -= job.new
+            booked.prefill_s = max(0.0, booked.prefill_s - job.booked_s)
+
+    def _lead(self, node: Node, ask: Ask) -> int:
+        """Leading tokens of a prompt that gateways believe an engine to hold."""
+        names = ask.names[: (ask.prompt - 1) // self._size]
+        if node.seen is None:
+            return node.core.blocks.lead(names) * self._size
+        until_s, unseen, seen = self.now_s - self._knowledge.event_delay_s, node.unseen, node.seen
+        while unseen and unseen[0][0] <= until_s:
+            _, name, came = unseen.popleft()
+            (seen.add if came else seen.discard)(name)
+        count = 0
+        for name in names:
+            if name not in seen:
+                break
+            count += 1
+        return count * self._size
+
+    def _fleet(self, ask: Ask, gateway: int) -> Fleet:
+        arrivals, now_s = self._arrivals, self.now_s
+        while arrivals and arrivals[0][0] < now_s - WINDOW_S:
+            self._arrived_work_s -= arrivals.popleft()[1]
+        pool = self._pool(gateway)
+        engines = []
+        for name, node in self.nodes.items():
+            booked = node.booked[pool]
+            engines.append(
+                Engine(
+                    name=name,
+                    role=node.member.role.value,
+                    host=node.member.host,
+                    prefill_requests=booked.prefill_requests,
+                    prefill_tokens=booked.prefill_tokens,
+                    prefill_s=booked.prefill_s,
+                    decode_requests=booked.decode_requests,
+                    decode_tokens=booked.decode_tokens,
+                    cached_tokens=self._lead(node, ask),
+                    kv_tokens=node.core.blocks.capacity * self._size,
+                    speed=self._speeds[name],
+                )
+            )
+        span_s = max(1.0, min(WINDOW_S, now_s))
+        return Fleet(
+            engines=tuple(engines),
+            links=self._shape.links,
+            now_s=now_s,
+            kv_bytes_per_token=self.kv_bytes_per_token,
+            arrivals_per_s=len(arrivals) / span_s,
+            prefill_load=self._arrived_work_s / span_s / max(1, self._prefillers),
+        )

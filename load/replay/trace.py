@@ -1,0 +1,151 @@
+"""Traffic to replay: requests with their lengths, what their prompts share, and who waits for whom."""
+
+import csv
+import json
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+MOONCAKE_TOKENS = 512
+"""Tokens per id in Mooncake's traces."""
+
+
+class BadTrace(ValueError):
+    """The file is not a trace; the message names the line."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One request."""
+
+    at_s: float
+    """When it is sent, from the beginning of the trace; later if what it follows has not ended by then."""
+    prompt: int
+    """Tokens."""
+    answer: int
+    """Tokens, at least 1."""
+    names: Sequence[int]
+    """The full blocks of prompt and answer, named so that equal names are equal prefixes."""
+    after: int = -1
+    """Index of the request that must have ended before this one is sent; -1: none."""
+    think_s: float = 0.0
+    """How long after that end it is sent at the earliest."""
+    session: str = ""
+    kind: str = ""
+    """Class of traffic, for reports."""
+
+
+def read(path: Path, block_tokens: int = MOONCAKE_TOKENS) -> list[Ask]:
+    """A trace file: `.csv` as Azure publishes them, anything else as Mooncake's JSON lines. Raises `BadTrace`."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTrace(f"{path}: {error}") from None
+    return azure(text.splitlines(), block_tokens, path) if path.suffix == ".csv" else mooncake(text.splitlines(), path)
+
+
+class _Line(msgspec.Struct):
+    timestamp: float
+    input_length: int
+    output_length: int
+    hash_ids: list[int] = []
+
+
+def mooncake(lines: Iterable[str], where: object = "trace") -> list[Ask]:
+    """Mooncake's format: `timestamp` ms, `input_length`, `output_length`, `hash_ids` (one per 512 tokens, cumulative).
+
+    The format does not say what was answered. A later request whose prompt begins with all of this one's and is longer
+    than prompt and answer together is taken for the next turn: it tells the names of the answer's blocks, and may not
+    be sent before this one has ended.
+    """
+    decoder = msgspec.json.Decoder(_Line)
+    found: list[_Line] = []
+    for number, text in enumerate(lines, 1):
+        if text.strip():
+            try:
+                found.append(decoder.decode(text))
+            except msgspec.DecodeError as error:
+                raise BadTrace(f"{where}:{number}: {error}") from None
+    if not found:
+        raise BadTrace(f"{where}: no request in it")
+    found.sort(key=lambda line: line.timestamp)
+    start_ms = found[0].timestamp
+    having: dict[int, list[int]] = {}
+    for index, line in enumerate(found):
+        for name in line.hash_ids[: line.input_length // MOONCAKE_TOKENS]:
+            having.setdefault(name, []).append(index)
+    fresh = count(-1, -1)
+    asks: list[Ask] = []
+    before: dict[int, int] = {}
+    sessions: dict[int, str] = {}
+    for index, line in enumerate(found):
+        full, whole = line.input_length // MOONCAKE_TOKENS, line.input_length + max(1, line.output_length)
+        names = line.hash_ids[:full]
+        turn = _next_turn(index, names, whole, found, having)
+        session = sessions.setdefault(index, f"s{index}")
+        if turn >= 0 and turn not in before:
+            before[turn], sessions[turn] = index, session
+        last = whole // MOONCAKE_TOKENS
+        more = found[turn].hash_ids[full:last] if turn >= 0 else [next(fresh) for _ in range(last - full)]
+        asks.append(
+            Ask(
+                at_s=(line.timestamp - start_ms) / 1e3,
+                prompt=max(1, line.input_length),
+                answer=max(1, line.output_length),
+                names=(*names, *more),
+                after=before.get(index, -1),
+                session=session,
+            )
+        )
+    return asks
+
+
+def _next_turn(index: int, names: list[int], whole: int, lines: list[_Line], having: dict[int, list[int]]) -> int:
+    """The first later request that goes on where this one ended; -1 if there is none."""
+    if not names:
+        return -1
+    later = having[names[-1]]
+    for candidate in later[bisect_right(later, index) :][:64]:
+        if lines[candidate].input_length >= whole:
+            return candidate
+    return -1
+
+
+def azure(lines: Iterable[str], block_tokens: int, where: object = "trace") -> list[Ask]:
+    """Azure's LLM inference traces: CSV with TIMESTAMP, ContextTokens, GeneratedTokens; nothing is shared."""
+    fresh = count(1)
+    asks: list[Ask] = []
+    start: datetime | None = None
+    for number, row in enumerate(csv.DictReader(lines), 2):
+        try:
+            at = datetime.fromisoformat(row["TIMESTAMP"][:26])
+            prompt, answer = max(1, int(row["ContextTokens"])), max(1, int(row["GeneratedTokens"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadTrace(f"{where}:{number}: {error!r}: wanted TIMESTAMP,ContextTokens,GeneratedTokens") from None
+        start = start or at
+        names = tuple(next(fresh) for _ in range((prompt + answer) // block_tokens))
+        asks.append(Ask((at - start).total_seconds(), prompt, answer, names))
+    if not asks:
+        raise BadTrace(f"{where}: no request in it")
+    return asks
+
+
+def faster(asks: Sequence[Ask], speed: float) -> list[Ask]:
+    """The same traffic in less time: gaps between arrivals shrink, think times with them."""
+    return [msgspec.structs.replace(ask, at_s=ask.at_s / speed, think_s=ask.think_s / speed) for ask in asks]
+
+
+def write(asks: Sequence[Ask], path: Path, block_tokens: int = MOONCAKE_TOKENS) -> None:
+    """Write a trace in Mooncake's format."""
+    with path.open("w") as file:
+        for ask in asks:
+            line = {
+                "timestamp": round(ask.at_s * 1e3),
+                "input_length": ask.prompt,
+                "output_length": ask.answer,
+                "hash_ids": list(ask.names[: -(-ask.prompt // block_tokens)]),
+            }
+            file.write(json.dumps(line) + "\n")

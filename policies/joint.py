@@ -1,0 +1,153 @@
+"""`joint`: the prefill engine (or none) and the decode engine together, by what the request will wait and what it costs
+the others.
+
+Formula, in seconds; the smaller of two sums wins, exact ties at random:
+
+    remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)      least over p and d
+    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (1 + (q_d + w_d) / 4)      least over d
+
+    w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes
+    q_e     = prefill seconds booked on e
+    price_e = 1.5 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
+              what a second of this work costs those who come after
+    B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
+    wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
+
+n_d: requests that d decodes; answer: 256 tokens, or the client's limit if that is less. Where every engine does both,
+the local sum without harm.
+Source: drift-plus-penalty in spirit; terms and defaults by simulation (`load/results/policies.md`).
+Defaults: harm 1 (`joint`), 0.25 (`joint_throughput`: least TTFT, longer pauses), 2 (`joint_latency`), each times the
+fleet's `itl_price`.
+Flaws: trusts the fitted speeds; places one request at a time and never moves it; cannot make room where all is full.
+"""
+
+import random
+
+from policies.contract import Engine, Fleet, Placement, Request
+
+CREDIT, CAP = 1.5, 20.0
+STEPS, ANSWER = 0.1, 256
+TAU_S, FULL_S = 4.0, 20.0
+MISSED = 1e3
+"""Seconds that a second beyond an objective weighs as."""
+
+
+class Joint:
+    """Both engines in one minimum."""
+
+    harm = 1.0
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._spread = random.Random(seed)
+
+    def place(self, request: Request, fleet: Fleet) -> Placement:
+        prompt = request.prompt_tokens
+        answer = ANSWER if request.output_tokens is None else min(ANSWER, request.output_tokens)
+        prefillers = fleet.prefillers
+        collocated = fleet.collocated
+        rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
+        harm = 0.0 if collocated else self.harm * fleet.itl_price
+        scores: dict[str, float] = {}
+
+        by_host: dict[str, list[tuple[float, str]]] = {}
+        remote = not request.whole and not collocated
+        if remote:
+            for engine in prefillers:
+                new = max(1, prompt - engine.cached_tokens)
+                work = engine.speed.prefill_s(new, prompt - new)
+                waits = engine.prefill_s
+                price = CREDIT + min(CAP, rush * (waits + work))
+                cost = waits + work * price * engine.cost
+                scores[engine.name] = -cost
+                by_host.setdefault(engine.host, []).append((cost, engine.name))
+        nearest = {host: min(found) for host, found in by_host.items()}
+
+        best = _NEVER
+        ties: list[tuple[str, str | None]] = []
+        for engine in fleet.engines:
+            if engine.role == "prefill":
+                continue
+            decoding, full = self._decoding(engine, prompt, answer, request.itl_slo_s)
+            new = max(1, prompt - engine.cached_tokens)
+            busy = engine.decode_requests
+            speed = engine.speed
+            work = speed.prefill_s(new, prompt - new)
+            if busy:
+                work *= speed.mix
+            waits = engine.prefill_s
+            price = CREDIT + min(CAP, rush * (waits + work))
+            local = waits + work * price * engine.cost + decoding
+            local += harm * busy * work * (1.0 + (waits + work) / TAU_S)
+            if full and nearest and not request.whole:
+                local += _NEVER
+            scores[engine.name] = -min(local, _NEVER)
+            if local < best:
+                best, ties = local, [(engine.name, None)]
+            elif local == best:
+                ties.append((engine.name, None))
+            for host, (cost, name) in nearest.items():
+                if name == engine.name:
+                    continue
+                cost += decoding + speed.leg_s + fleet.transfer_s(host, engine.host, new)
+                if cost < best:
+                    best, ties = cost, [(engine.name, name)]
+                elif cost == best:
+                    ties.append((engine.name, name))
+        return self._placement(ties, by_host, request, fleet, scores)
+
+    def _decoding(self, engine: Engine, prompt: int, answer: int, itl_slo_s: float | None) -> tuple[float, bool]:
+        """What decoding there costs, and whether its memory is full."""
+        speed, busy, held = engine.speed, engine.decode_requests, engine.decode_tokens
+        step = speed.decode_s(busy + 1, held + prompt)
+        cost = STEPS * answer * (step + busy * (speed.sequence_s + speed.kv_s * prompt))
+        if itl_slo_s is not None and step > itl_slo_s:
+            cost += MISSED * (step - itl_slo_s)
+        over = held + prompt + answer - engine.kv_tokens
+        if engine.kv_tokens and over > 0:
+            return cost + FULL_S * over / engine.kv_tokens, True
+        return cost, False
+
+    def _placement(
+        self,
+        ties: list[tuple[str, str | None]],
+        by_host: dict[str, list[tuple[float, str]]],
+        request: Request,
+        fleet: Fleet,
+        scores: dict[str, float],
+    ) -> Placement:
+        if not ties:  # every sum was infinite, or no number at all
+            ties = [(engine.name, None) for engine in fleet.decoders]
+        decode, prefill = ties[0] if len(ties) == 1 else self._spread.choice(ties)
+        if prefill is not None:
+            prefill = self._among_equals(prefill, decode, by_host)
+        if request.whole:
+            reason = "least cost, whole"
+        elif prefill is not None:
+            reason = "least cost, remote prefill"
+        else:
+            reason = "least cost" if fleet.collocated else "least cost, local prefill"
+        return Placement(decode=decode, prefill=prefill, reason=reason, scores=scores)
+
+    def _among_equals(self, name: str, decode: str, by_host: dict[str, list[tuple[float, str]]]) -> str:
+        """One of the prefill engines that cost the same as `name` on its host."""
+        for found in by_host.values():
+            cost = next((cost for cost, other in found if other == name), None)
+            if cost is not None:
+                equal = [other for at, other in found if at == cost and other != decode]
+                return self._spread.choice(equal) if len(equal) > 1 else name
+        return name
+
+
+_NEVER = 1e9
+
+
+class JointLatency(Joint):
+    """`joint` for short pauses between tokens."""
+
+    harm = 2.0
+
+
+class JointThroughput(Joint):
+    """`joint` for the least TTFT, at the price of longer pauses."""
+
+    harm = 0.25
