@@ -83,6 +83,7 @@ class Engine(_Strict):
     port: int | None = Field(None, gt=0, lt=65536, description="HTTP port of an engine that we start")
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: tuple[int, ...] = ()
+    profile: str = Field("", description="its assumed speed until it is seen: a profile's name, or a .toml file")
     tp: int = Field(1, gt=0, description="tensor parallel size")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP rank")

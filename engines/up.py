@@ -58,6 +58,10 @@ def demo(fleet: FleetFile = None, model: ModelName = None, host: Host = "127.0.0
     raise typer.Exit(run(Session(fleet, model, host, port, [*BATON, "smoke", "--demo"], stay=False)))
 
 
+SHOWN = "lmetric"
+"""The policy of a demonstration: it prefills everything remotely, while `joint` keeps short prompts on idle engines."""
+
+
 class Session:
     """One run from start to end."""
 
@@ -83,6 +87,8 @@ class Session:
         engines = _engines(fleet)
         self._board.say(f"Starting {len(engines)} engines and the gateway; logs are in {STATE / 'logs'}")
         command = [*BATON, "serve", "--config", str(file), "--host", host, "--port", str(port)]
+        if not self._stay:
+            command += ["--policy", SHOWN]
         process = Process("gateway", command, {}, STATE / "logs" / "gateway.log", grace_s=5.0)
         services = [*engines, Service(process, f"{url}/readyz", after=engines)]
         with self._board.watching(services) as shown:

@@ -74,7 +74,8 @@ class App:
         """The gateway in front of the engines that a fleet file names."""
         limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
         folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
-        return cls(Fleet.of(file, limits), settings, tracing, Folders(folders, settings.tokenizer), siblings)
+        fleet = Fleet.of(file, limits, settings.ttft_slo_s, settings.itl_slo_s)
+        return cls(fleet, settings, tracing, Folders(folders, settings.tokenizer), siblings)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

@@ -35,7 +35,7 @@ def serve(
     api_keys_file: Annotated[
         Path | None, Option(help="File with one API key per line. [default: everybody may ask]")
     ] = None,
-    policy: Annotated[str | None, Option(help="Routing policy. [default: lmetric]")] = None,
+    policy: Annotated[str | None, Option(help="Routing policy. [default: joint]")] = None,
     otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
     log_level: Annotated[str | None, Option(help="debug, info, warning or error. [default: info]")] = None,
     print_config: Annotated[

@@ -38,7 +38,7 @@ class Joint:
     harm = 1.0
 
     def __init__(self, seed: int | None = None) -> None:
-        self._spread = random.Random(seed)
+        self.spread = random.Random(seed)
 
     def place(self, request: Request, fleet: Fleet) -> Placement:
         prompt = request.prompt_tokens
@@ -117,7 +117,7 @@ class Joint:
     ) -> Placement:
         if not ties:  # every sum was infinite, or no number at all
             ties = [(engine.name, None) for engine in fleet.decoders]
-        decode, prefill = ties[0] if len(ties) == 1 else self._spread.choice(ties)
+        decode, prefill = ties[0] if len(ties) == 1 else self.spread.choice(ties)
         if prefill is not None:
             prefill = self._among_equals(prefill, decode, by_host)
         if request.whole:
@@ -134,7 +134,7 @@ class Joint:
             cost = next((cost for cost, other in found if other == name), None)
             if cost is not None:
                 equal = [other for at, other in found if at == cost and other != decode]
-                return self._spread.choice(equal) if len(equal) > 1 else name
+                return self.spread.choice(equal) if len(equal) > 1 else name
         return name
 
 

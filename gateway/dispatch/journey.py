@@ -77,6 +77,7 @@ class Dispatcher:
             prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
             decode = self._fleet.engines[placement.decode]
             with Booking(prefill, decode, self._uncached(x, prefill or decode), x.request.prompt_tokens) as booking:
+                self._fleet.traffic(decode.model).arrived(booking.work_s)
                 self._prepare(x, prefill, decode)
                 try:
                     transfer = await self._prefill(x, prefill, decode, booking)
@@ -121,7 +122,10 @@ class Dispatcher:
             return None
         transfer, x.cached_tokens, returned = await legs.prefill(x, engine, self._settings)
         booking.prefilled()
-        self._metrics.legs("prefill", engine.name).observe(x.times["prefill"])
+        took_s = x.times["prefill"]
+        self._metrics.legs("prefill", engine.name).observe(took_s)
+        new = transfer.prompt_tokens - (x.cached_tokens or 0)
+        engine.pace.prefilled(new, x.cached_tokens or 0, booking.waits_s, took_s, booking.beside)
         self._lookup.prefilled(x.sight, engine, transfer.prompt_tokens, x.cached_tokens, returned)
         if returned is not None and ids.fit(x.api, x.fields, decode):
             x.ids = returned
@@ -141,11 +145,14 @@ class Dispatcher:
         try:
             opened = await legs.decode(x, engine, transfer, source, self._settings, span)
             booking.prefilled()
-            self._metrics.legs("decode", engine.name).observe(x.times["decode"])
+            took_s = x.times["decode"]
+            self._metrics.legs("decode", engine.name).observe(took_s)
+            if isinstance(opened, Opened):
+                self._began(x, engine, source, took_s, booking)
             if transfer is not None:
                 self._metrics.transfers("used").inc()
                 span.event("kv_transfer", {"baton.prompt_tokens": transfer.prompt_tokens})
-            status = await self._answer(x, opened, client, span)
+            status = await self._answer(x, opened, client, span, engine)
             outcome = ""
             return status
         except LegFailed as failed:
@@ -157,7 +164,15 @@ class Dispatcher:
         finally:
             span.end(error=outcome)
 
-    async def _answer(self, x: Exchange, opened: Opened | Reply, client: Client, span: Span) -> int:
+    def _began(self, x: Exchange, engine: Engine, source: Engine | None, took_s: float, booking: Booking) -> None:
+        """A stream has begun: what its first byte took tells of the engine, or of the way to it."""
+        new = self._uncached(x, engine)
+        if source is None:
+            engine.pace.prefilled(new, x.request.prompt_tokens - new, booking.waits_s, took_s, booking.beside)
+        elif not engine.prefill_requests:
+            self._fleet.links.pulled(source.host, engine.host, new, took_s)
+
+    async def _answer(self, x: Exchange, opened: Opened | Reply, client: Client, span: Span, engine: Engine) -> int:
         """Pass an answer to the client."""
         if isinstance(opened, Reply):
             return _reply(x, opened, client)
@@ -165,7 +180,8 @@ class Dispatcher:
         tally = Tally()
         try:
             model = x.request.model
-            self._metrics.ttft(model).observe(tally.first_s - x.started)
+            ttft_s = tally.first_s - x.started
+            self._metrics.ttft(model).observe(ttft_s)
             span.event("first_token")
             client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
             await relay(answer, opened.first, client, self._settings.idle_timeout_s, tally)
@@ -175,6 +191,8 @@ class Dispatcher:
             self._metrics.events(model).inc(tally.events)
         if (gap_s := tally.gap_s) is not None:
             self._metrics.itl(model).observe(gap_s)
+            engine.pace.streamed(engine.decoding, engine.decoding_tokens, gap_s)
+        self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
         return answer.status
 
     def _learn(self, x: Exchange, failed: LegFailed, prefill: Engine | None, decode: Engine, avoid: set[str]) -> None:

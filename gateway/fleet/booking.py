@@ -14,7 +14,7 @@ class Booking:
     what is left.
     """
 
-    __slots__ = ("_decode", "_new", "_prefill", "_prefilling", "_released", "_tokens")
+    __slots__ = ("_decode", "_new", "_prefill", "_prefilling", "_released", "_tokens", "_us", "beside", "waits_s")
 
     def __init__(self, prefill: Engine | None, decode: Engine, new: int, tokens: int) -> None:
         """`new` of the prompt's `tokens` are not cached on the engine that prefills."""
@@ -22,12 +22,23 @@ class Booking:
         self._decode = decode
         self._new = new
         self._tokens = tokens
+        self._us = int(1e6 * self._prefill.pace.base.prefill_s(new, tokens - new))
+        self.waits_s = self._prefill.booked_s
+        """Prefill that was booked before it on the engine that prefills, by all gateways; seconds."""
+        self.beside = self._prefill.decoding
+        """Requests that the engine that prefills was decoding."""
         self._prefilling = True
         self._released = False
         self._prefill.prefill_requests += 1
         self._prefill.prefill_tokens += new
+        self._prefill.prefill_us += self._us
         decode.decode_requests += 1
         decode.decode_tokens += tokens
+
+    @property
+    def work_s(self) -> float:
+        """Seconds of prefill that it brings."""
+        return self._us * 1e-6
 
     def prefilled(self) -> None:
         """The prompt is computed: whoever prefilled is free of it."""
@@ -35,6 +46,7 @@ class Booking:
             self._prefilling = False
             self._prefill.prefill_requests -= 1
             self._prefill.prefill_tokens -= self._new
+            self._prefill.prefill_us -= self._us
 
     def release(self) -> None:
         """Give everything back. Safe to call twice."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
+from gateway.fleet.pace import Pace
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
@@ -25,6 +26,10 @@ class Sight(Protocol):
     bound: str
     """URL of the engine that its session was decoded on last."""
 
+    def others(self, url: str) -> InFlight | None:
+        """What all other gateways have in flight there."""
+        ...
+
     def of(self, url: str) -> tuple[int, int, InFlight | None]:
         """Tokens cached there, tokens on a lower tier, and what other gateways have in flight."""
         ...
@@ -42,6 +47,7 @@ class Engine:
         host: str = "localhost",
         lease_s: float = LEASE_S,
         limits: Limits | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -65,6 +71,11 @@ class Engine:
         """Whether it renders prompts to token ids for others."""
         self.takes_ids = False
         """Whether it takes token ids in place of messages; found out by a probe."""
+        self.pace = pace or Pace()
+        self.kv_tokens = 0
+        """Tokens of KV that fit into it, as it says; 0 while unknown."""
+        self._others = _NO_LOAD
+        self.prefill_us = 0
         self.prefill_requests = 0
         self.prefill_tokens = 0
         self.decode_requests = 0
@@ -81,7 +92,24 @@ class Engine:
     @property
     def in_flight(self) -> InFlight:
         """What this gateway has in flight on it."""
-        return InFlight(self.prefill_requests, self.prefill_tokens, self.decode_requests, self.decode_tokens)
+        return InFlight(
+            self.prefill_requests, self.prefill_tokens, self.decode_requests, self.decode_tokens, self.prefill_us
+        )
+
+    @property
+    def booked_s(self) -> float:
+        """Prefill that is booked, by all gateways as far as they were heard when it was looked at last; seconds."""
+        return (self.prefill_us + self._others.prefill_us) * 1e-6
+
+    @property
+    def decoding_tokens(self) -> int:
+        """Prompt tokens of those requests."""
+        return self.decode_tokens + self._others.decode_tokens
+
+    @property
+    def decoding(self) -> int:
+        """Requests being decoded, by all gateways."""
+        return self.decode_requests + self._others.decode_requests
 
     def view(self, sight: Sight) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""
@@ -89,6 +117,8 @@ class Engine:
         cached, offloaded, others = sight.of(url)
         if others is None:
             others = _NO_LOAD
+        self._others = others
+        pace = self.pace
         return contract.Engine(
             name=self.name,
             role=self._role,
@@ -100,6 +130,9 @@ class Engine:
             cached_tokens=cached,
             offloaded_tokens=offloaded,
             session=sight.bound == url,
+            prefill_s=(self.prefill_us + others.prefill_us) * 1e-6 * pace.lateness,
+            kv_tokens=self.kv_tokens,
+            speed=pace.speed,
         )
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from engines.surface import total
 
 START_TIME = "process_start_time_seconds"
 _BLOCK_SIZE = re.compile(r'^vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', re.MULTILINE)
+_BLOCKS = re.compile(r'^vllm:cache_config_info\{[^}]*\bnum_gpu_blocks="(\d+)"', re.MULTILINE)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -16,6 +17,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     block_size: int | None = None
     """Tokens per KV block; None if its metrics do not say."""
+    kv_tokens: int = 0
+    """Tokens of KV that fit into it; 0 if its metrics do not say."""
     started_s: float = 0.0
     """When its process started (Unix time); another value is another incarnation. 0 if unknown."""
 
@@ -23,5 +26,6 @@ class Facts(msgspec.Struct, frozen=True):
 async def facts(http: httpx.AsyncClient) -> Facts:
     """Ask an engine. Raises `httpx.HTTPError`."""
     page = (await http.get("/metrics")).text
-    size = _BLOCK_SIZE.search(page)
-    return Facts(int(size[1]) if size else None, total(page, START_TIME) or 0.0)
+    size, blocks = _BLOCK_SIZE.search(page), _BLOCKS.search(page)
+    tokens = int(size[1]) * int(blocks[1]) if size and blocks else 0
+    return Facts(int(size[1]) if size else None, tokens, total(page, START_TIME) or 0.0)

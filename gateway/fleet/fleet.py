@@ -1,27 +1,45 @@
 """All engines: who serves which model, and the snapshot that a policy sees."""
 
 import asyncio
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import policies.contract as contract
 from engines.fleet import ANY
 from engines.fleet import Fleet as FleetFile
+from engines.model import profile as profiles
 from gateway.fleet.engine import Engine, Sight, State
+from gateway.fleet.links import NOMINAL_BYTES, Links
+from gateway.fleet.pace import Pace
+from gateway.fleet.traffic import Traffic
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits
 
 
-class Fleet:
-    """The engines of this gateway by name."""
+def of_model(model: str) -> str:
+    """The name under which gateways tell each other a model's arrivals (thousandths a second) and work, as a load."""
+    return f"model:{model}"
 
-    def __init__(self, engines: Iterable[Engine], links: Mapping[tuple[str, str], contract.Link] | None = None) -> None:
+
+class Fleet:
+    """The engines of this gateway by name. `ttft_slo_s`, `itl_slo_s`: what its clients should get, seconds."""
+
+    def __init__(
+        self,
+        engines: Iterable[Engine],
+        links: Mapping[tuple[str, str], contract.Link] | None = None,
+        ttft_slo_s: float = 2.0,
+        itl_slo_s: float = 0.05,
+    ) -> None:
         self.engines = {engine.name: engine for engine in engines}
-        self._links = dict(links or {})
+        self.links = Links(links)
+        self._traffic: dict[str, Traffic] = {}
+        self._objectives = (ttft_slo_s, itl_slo_s)
         self._changed: asyncio.Event = asyncio.Event()
 
     @classmethod
-    def of(cls, file: FleetFile, limits: Limits) -> "Fleet":
-        """The engines that a fleet file names."""
+    def of(cls, file: FleetFile, limits: Limits, ttft_slo_s: float = 2.0, itl_slo_s: float = 0.05) -> "Fleet":
+        """The engines that a fleet file names. Raises `UnknownProfile`."""
         engines = (
             Engine(
                 e.name,
@@ -31,11 +49,12 @@ class Fleet:
                 host=e.host,
                 lease_s=file.models[e.model].lease_s,
                 limits=limits,
+                pace=Pace(profiles.load(e.profile).speed if e.profile else contract.ASSUMED),
             )
             for e in file.engines
         )
         links = {(k.a, k.b): contract.Link(gbps=k.gbps, latency_us=k.latency_us) for k in file.links}
-        return cls(engines, links)
+        return cls(engines, links, ttft_slo_s, itl_slo_s)
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self.engines.values())
@@ -62,7 +81,19 @@ class Fleet:
 
     def loads(self) -> dict[str, InFlight]:
         """What this gateway has in flight, by engine URL; idle engines are left out."""
-        return {e.url: e.in_flight for e in self.engines.values() if e.decode_requests or e.prefill_requests}
+        loads = {e.url: e.in_flight for e in self.engines.values() if e.decode_requests or e.prefill_requests}
+        for model, traffic in self._traffic.items():
+            arrivals, work = traffic.rates()
+            if arrivals > 1e-3:
+                loads[of_model(model)] = InFlight(prefill_requests=int(arrivals * 1e3), prefill_us=int(work * 1e6))
+        return loads
+
+    def traffic(self, model: str) -> Traffic:
+        """What comes in here for the model that engines run."""
+        traffic = self._traffic.get(model)
+        if traffic is None:
+            traffic = self._traffic[model] = Traffic(*self._objectives)
+        return traffic
 
     def snapshot(self, model: str, sight: Sight, avoid: Collection[str] = ()) -> contract.Fleet | None:
         """The healthy engines that serve `model`, without those to avoid; None if none of them can answer."""
@@ -73,9 +104,25 @@ class Fleet:
             and (engine.model == model or model in engine.served)
             and not (avoid and engine.name in avoid)
         ]
-        if {view.role for view in views} <= {"prefill"}:
+        roles = [view.role for view in views]
+        prefillers = len(roles) - roles.count("decode")
+        if len(roles) == roles.count("prefill"):
             return None
-        return contract.Fleet(engines=tuple(views), links=self._links)
+        base = self.base(model)[0]
+        traffic = self.traffic(base)
+        arrivals, work = traffic.rates()
+        if (others := sight.others(of_model(base))) is not None:
+            arrivals += others.prefill_requests * 1e-3
+            work += others.prefill_us * 1e-6
+        return contract.Fleet(
+            engines=tuple(views),
+            links=self.links,
+            now_s=time.monotonic(),
+            kv_bytes_per_token=NOMINAL_BYTES,
+            arrivals_per_s=arrivals,
+            prefill_load=work / max(1, prefillers),
+            itl_price=traffic.itl_price,
+        )
 
     def missing(self) -> list[str]:
         """What keeps the fleet from being complete, in words: a role of a model without a healthy engine."""

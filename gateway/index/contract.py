@@ -53,6 +53,8 @@ class InFlight(NamedTuple):
     prefill_tokens: int = 0
     decode_requests: int = 0
     decode_tokens: int = 0
+    prefill_us: int = 0
+    """Microseconds of prefill that are booked."""
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from gateway.fleet.engine import Engine
 from gateway.fleet.facts import facts
-from gateway.fleet.fleet import Fleet
+from gateway.fleet.fleet import Fleet, of_model
 from gateway.fleet.health import client
 from gateway.index.contract import Unavailable
 from gateway.index.events.ingest import Ingest
@@ -95,10 +95,12 @@ class Enrolment:
         namespace = await self._namespace(engine, told.block_size)
         if engine.started_s not in (0.0, told.started_s):
             namespace.ingest.restarted(engine.url)
+            engine.pace.reset()
         namespace.names.pop(engine.incarnation, None)
         engine.started_s = told.started_s
         namespace.names[engine.incarnation] = engine.url
-        namespace.index.know([engine.url, engine.incarnation])
+        namespace.index.know([engine.url, engine.incarnation, of_model(engine.model)])
+        engine.kv_tokens = told.kv_tokens
         prompts = namespace.prompts
         namespace.wrong.pop(engine.name, None)
         if told.block_size not in (None, prompts.block_size):

@@ -45,6 +45,10 @@ class Sight:
         blocks = max(self._exact.get(url, 0), self._guess.get(url, 0))
         return self.reading.held(blocks) if blocks else 0
 
+    def others(self, url: str) -> InFlight | None:
+        """What all other gateways have in flight there."""
+        return self._others.get(url)
+
     def of(self, url: str) -> tuple[int, int, InFlight | None]:
         """Tokens cached, tokens on a lower tier (host memory, disk), and what all other gateways have in flight."""
         blocks = self._lower.get(url)

@@ -22,7 +22,14 @@ from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
 from tests.gateway.readers import DoubleTokenizers
 
-FAST = {"port": 0, "health_interval_s": 0.05, "engine_wait_s": 0.2, "connect_timeout_s": 1.0, "send_ids": False}
+FAST: dict[str, Any] = {
+    "port": 0,
+    "health_interval_s": 0.05,
+    "engine_wait_s": 0.2,
+    "connect_timeout_s": 1.0,
+    "send_ids": False,
+}
+FAST["policy"] = "lmetric"  # it splits whatever may be split
 
 
 @dataclass

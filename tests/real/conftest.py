@@ -105,6 +105,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
     port = next(ports)
     (folder / "fleet.toml").write_text(pair.to_toml())
     serve = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(folder / "fleet.toml"), "--port", str(port)]
+    serve += ["--policy", "lmetric"]  # it splits whatever may be split
     try:
         await supervisor.start(services, lambda: None)
         gateway = Process("gateway", serve, {}, folder / "gateway.log")

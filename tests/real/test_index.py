@@ -96,7 +96,17 @@ async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ind
         services[engine.name] = Service(process, f"{fleet.url(engine)}/health")
     port = next(ports)
     with Embedded() as server:
-        serve = ["serve", "-c", str(folder / "fleet.toml"), "--port", str(port), "--redis", server.url]
+        serve = [
+            "serve",
+            "-c",
+            str(folder / "fleet.toml"),
+            "--port",
+            str(port),
+            "--redis",
+            server.url,
+            "--policy",
+            "lmetric",
+        ]
         made = Indexed(
             model.name,
             fleet,

@@ -1,0 +1,109 @@
+"""How fast one engine is: fitted from what the gateway sees of it, for policies.
+
+Three things are told apart. The *shape* (seconds a token, a step, a sequence) is fitted slowly from clean observations:
+prefills that found the engine without another, means of whole streams. *Lateness* follows every prefill at once: an
+engine that takes five times as long as it should looks five times as slow within a few requests, and recovers so.
+`mix` is what prefills beside running decodes take longer.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+from gateway.fleet.line import Line
+from policies.contract import ASSUMED, Speed
+
+EVERY_S = 0.02
+"""The shape is fitted no more often than this."""
+
+QUICK = 0.25
+"""Weight of the newest observation in lateness and mix."""
+
+OVERHEAD_S = 0.02
+"""What a prefill leg takes beside its work, until fitted."""
+
+_MOST = math.log(20.0)
+
+
+class Pace:
+    """One engine's speed."""
+
+    def __init__(self, prior: Speed = ASSUMED, tell: Callable[[str, float], None] | None = None) -> None:
+        """`tell` hears of each kind of prediction and the ratio of what happened to it."""
+        self._prior = prior
+        self._tell = tell
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the prior: another process runs there now."""
+        p = self._prior
+        self._prefill = Line((OVERHEAD_S, p.token_s, p.context_s), (1.0, 1e3, 1e7))
+        self._decode = Line((p.step_s, p.sequence_s, p.kv_s), (1.0, 10.0, 1e5))
+        self._mix = p.mix
+        self._late = 0.0
+        self._fitted_s = 0.0
+        self.base = p
+        """Without lateness: what bookings are counted in."""
+        self.speed = p
+        """As policies see it."""
+
+    @property
+    def lateness(self) -> float:
+        """How many times longer than fitted prefills take now."""
+        return math.exp(self._late)
+
+    def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int) -> None:
+        """A prefill of `new` tokens after `cached` ones took `took_s`, with `waited_s` of others booked before it and
+        `beside` requests decoding.
+        """
+        x = (1.0, float(new), new * (cached + new / 2.0))
+        expected = max(self._prefill.expect(x), 1e-6)
+        if beside:
+            work = expected - self._prefill.weights[0]
+            if not waited_s and work > 0.5 * expected:
+                ratio = 1.0 + (took_s - expected) / work
+                self._mix += QUICK * (min(max(ratio, 1.0), 3.0) - self._mix)
+            expected += work * (self._mix - 1.0)
+        late = math.log(max(took_s, 1e-6) / (waited_s + expected))
+        self._late += QUICK * (min(max(late, -_MOST), _MOST) - self._late)
+        now = time.monotonic()
+        if not beside and not waited_s and now > self._fitted_s + EVERY_S:
+            self._fitted_s = now
+            self._prefill.learn(x, took_s)
+        if self._tell is not None:
+            self._tell("prefill", took_s / (waited_s + expected))
+        self._publish()
+
+    def streamed(self, batch: int, kv_tokens: int, gap_s: float) -> None:
+        """A stream had this mean time between its tokens while so many sequences decoded."""
+        x = (1.0, float(batch), float(kv_tokens))
+        if self._tell is not None:
+            self._tell("decode", gap_s / max(self._decode.expect(x), 1e-6))
+        now = time.monotonic()
+        if now > self._fitted_s + EVERY_S:
+            self._fitted_s = now
+            self._decode.learn(x, gap_s)
+            self._publish()
+
+    def _publish(self) -> None:
+        _, token_s, context_s = self._prefill.weights
+        step_s, sequence_s, kv_s = self._decode.weights
+        late = self.lateness
+        self.base = Speed(
+            token_s=token_s,
+            context_s=context_s,
+            step_s=step_s,
+            sequence_s=sequence_s,
+            kv_s=kv_s,
+            mix=self._mix,
+            leg_s=0.0,
+        )
+        self.speed = Speed(
+            token_s=token_s * late,
+            context_s=context_s * late,
+            step_s=step_s,
+            sequence_s=sequence_s,
+            kv_s=kv_s,
+            mix=self._mix,
+            leg_s=0.0,
+        )
