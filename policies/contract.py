@@ -89,7 +89,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """Uncached prompt tokens in flight that the engine still has to prefill."""
     decode_requests: int = 0
     decode_tokens: int = 0
-    """Prompt tokens of the requests being decoded: the KV that they hold, without what was generated."""
+    """Prompt tokens of the requests that it decodes: the KV that they hold, without what was generated. Those that are
+    still prefilled elsewhere for it are in both counts."""
+    coming_requests: int = 0
+    """Of the decode requests, those that are still prefilled elsewhere."""
+    coming_tokens: int = 0
+    """Prompt tokens of those."""
     cached_tokens: int = 0
     """Leading tokens of this request's prompt that the engine does not have to compute: what it holds in its first
     tier, or soon will."""

@@ -4,17 +4,17 @@ the others.
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
     remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)      least over p and d
-    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (1 + (q_d + w_d) / 4)      least over d
+    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (w_d / 0.065) * (1 + (q_d + w_d) / 4)    least over d
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes
     q_e     = prefill seconds booked on e
-    price_e = 1.5 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
+    price_e = 2 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
     wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
 
-n_d: requests that d decodes; answer: 256 tokens, or the client's limit if that is less. Where every engine does both,
-the local sum without harm.
+n_d: requests that d decodes now; answer: 256 tokens, or the client's limit if that is less. Where every engine does
+both: the local sum, without harm.
 Source: drift-plus-penalty in spirit; terms and defaults by simulation (`load/results/policies.md`).
 Defaults: harm 1 (`joint`), 0.25 (`joint_throughput`: least TTFT, longer pauses), 2 (`joint_latency`), each times the
 fleet's `itl_price`.
@@ -25,9 +25,12 @@ import random
 
 from policies.contract import Engine, Fleet, Placement, Request
 
-CREDIT, CAP = 1.5, 20.0
+CREDIT, CAP = 2.0, 20.0
 STEPS, ANSWER = 0.1, 256
 TAU_S, FULL_S = 4.0, 20.0
+STALL_S = 0.065
+"""A stall of this length costs what it takes from each stream; a shorter one less than that, a longer one more."""
+
 MISSED = 1e3
 """Seconds that a second beyond an objective weighs as."""
 
@@ -69,7 +72,7 @@ class Joint:
                 continue
             decoding, full = self._decoding(engine, prompt, answer, request.itl_slo_s)
             new = max(1, prompt - engine.cached_tokens)
-            busy = engine.decode_requests
+            busy = engine.decode_requests - engine.coming_requests
             speed = engine.speed
             work = speed.prefill_s(new, prompt - new)
             if busy:
@@ -77,7 +80,7 @@ class Joint:
             waits = engine.prefill_s
             price = CREDIT + min(CAP, rush * (waits + work))
             local = waits + work * price * engine.cost + decoding
-            local += harm * busy * work * (1.0 + (waits + work) / TAU_S)
+            local += harm * busy * work * work / STALL_S * (1.0 + (waits + work) / TAU_S)
             if full and nearest and not request.whole:
                 local += _NEVER
             scores[engine.name] = -min(local, _NEVER)
@@ -102,7 +105,7 @@ class Joint:
         cost = STEPS * answer * (step + busy * (speed.sequence_s + speed.kv_s * prompt))
         if itl_slo_s is not None and step > itl_slo_s:
             cost += MISSED * (step - itl_slo_s)
-        over = held + prompt + answer - engine.kv_tokens
+        over = held - engine.coming_tokens + prompt + answer - engine.kv_tokens
         if engine.kv_tokens and over > 0:
             return cost + FULL_S * over / engine.kv_tokens, True
         return cost, False

@@ -34,6 +34,9 @@ class Booking:
         self._prefill.prefill_us += self._us
         decode.decode_requests += 1
         decode.decode_tokens += tokens
+        if self._prefill is not decode:
+            decode.coming_requests += 1
+            decode.coming_tokens += tokens
 
     @property
     def work_s(self) -> float:
@@ -47,6 +50,9 @@ class Booking:
             self._prefill.prefill_requests -= 1
             self._prefill.prefill_tokens -= self._new
             self._prefill.prefill_us -= self._us
+            if self._prefill is not self._decode:
+                self._decode.coming_requests -= 1
+                self._decode.coming_tokens -= self._tokens
 
     def release(self) -> None:
         """Give everything back. Safe to call twice."""

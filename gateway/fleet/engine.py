@@ -76,6 +76,8 @@ class Engine:
         """Tokens of KV that fit into it, as it says; 0 while unknown."""
         self._others = _NO_LOAD
         self.prefill_us = 0
+        self.coming_requests = 0
+        self.coming_tokens = 0
         self.prefill_requests = 0
         self.prefill_tokens = 0
         self.decode_requests = 0
@@ -93,7 +95,13 @@ class Engine:
     def in_flight(self) -> InFlight:
         """What this gateway has in flight on it."""
         return InFlight(
-            self.prefill_requests, self.prefill_tokens, self.decode_requests, self.decode_tokens, self.prefill_us
+            self.prefill_requests,
+            self.prefill_tokens,
+            self.decode_requests,
+            self.decode_tokens,
+            self.prefill_us,
+            self.coming_requests,
+            self.coming_tokens,
         )
 
     @property
@@ -104,12 +112,14 @@ class Engine:
     @property
     def decoding_tokens(self) -> int:
         """Prompt tokens of those requests."""
-        return self.decode_tokens + self._others.decode_tokens
+        others = self._others
+        return self.decode_tokens - self.coming_tokens + others.decode_tokens - others.coming_tokens
 
     @property
     def decoding(self) -> int:
         """Requests being decoded, by all gateways."""
-        return self.decode_requests + self._others.decode_requests
+        others = self._others
+        return self.decode_requests - self.coming_requests + others.decode_requests - others.coming_requests
 
     def view(self, sight: Sight) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""
@@ -127,6 +137,8 @@ class Engine:
             prefill_tokens=self.prefill_tokens + others.prefill_tokens,
             decode_requests=self.decode_requests + others.decode_requests,
             decode_tokens=self.decode_tokens + others.decode_tokens,
+            coming_requests=self.coming_requests + others.coming_requests,
+            coming_tokens=self.coming_tokens + others.coming_tokens,
             cached_tokens=cached,
             offloaded_tokens=offloaded,
             session=sight.bound == url,

@@ -55,6 +55,9 @@ class InFlight(NamedTuple):
     decode_tokens: int = 0
     prefill_us: int = 0
     """Microseconds of prefill that are booked."""
+    coming_requests: int = 0
+    """Of the decode requests, those that are still prefilled elsewhere."""
+    coming_tokens: int = 0
 
 
 class Match(msgspec.Struct, frozen=True):

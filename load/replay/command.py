@@ -23,6 +23,7 @@ from load.replay.outcome import Outcome, ideal_hits, outcome
 from load.replay.plot import plot
 from load.replay.simulate import Knowledge, Simulation
 from load.replay.trace import Ask, BadTrace, faster, read
+from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.contract import Policy
 from policies.registry import UnknownPolicy, create
@@ -47,6 +48,7 @@ def replay(
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
     slow_gbps: Annotated[float | None, Option(min=0.001, help="Link between two hosts.")] = None,
     requests: Annotated[int | None, Option(min=1, help="Only the first so many.")] = None,
+    copies: Annotated[int, Option(min=1, help="The traffic so many times at once, for larger fleets.")] = 1,
     seed: Annotated[int, Option(help="Of policies and generated traffic.")] = 1,
     out: Annotated[Path | None, Option("--json", help="Write the figures there; - for standard output.")] = None,
     picture: Annotated[Path | None, Option("--plot", help="Write a plot there (.png or .svg).")] = None,
@@ -60,6 +62,7 @@ def replay(
         kind = load_profile(profile)
         asks = _traffic(trace, workload, block_tokens, seed)[:requests]
         asks = [ask if ask.after < len(asks) else msgspec.structs.replace(ask, after=-1) for ask in asks]
+        asks = several(asks, copies)
         runs = [
             (name, size, times) for size in fleet.split(",") for times in _speeds(speed) for name in policy.split(",")
         ]

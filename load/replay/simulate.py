@@ -19,9 +19,18 @@ WINDOW_S = 30.0
 class Booked:
     """What gateways have in flight on one engine."""
 
-    __slots__ = ("decode_requests", "decode_tokens", "prefill_requests", "prefill_s", "prefill_tokens")
+    __slots__ = (
+        "coming_requests",
+        "coming_tokens",
+        "decode_requests",
+        "decode_tokens",
+        "prefill_requests",
+        "prefill_s",
+        "prefill_tokens",
+    )
 
     def __init__(self) -> None:
+        self.coming_requests = self.coming_tokens = 0
         self.prefill_requests = self.prefill_tokens = self.decode_requests = self.decode_tokens = 0
         self.prefill_s = 0.0
 
@@ -266,6 +275,9 @@ class Simulation:
         booked = job.decode.booked[self._pool(job.gateway)]
         booked.decode_requests += 1
         booked.decode_tokens += ask.prompt
+        if job.prefill is not None:
+            booked.coming_requests += 1
+            booked.coming_tokens += ask.prompt
         self._arrivals.append((self.now_s, job.booked_s))
         self._arrived_work_s += job.booked_s
 
@@ -276,6 +288,10 @@ class Simulation:
             booked.prefill_requests -= 1
             booked.prefill_tokens -= job.new
             booked.prefill_s = max(0.0, booked.prefill_s - job.booked_s)
+            if job.prefill is not None:
+                booked = job.decode.booked[self._pool(job.gateway)]
+                booked.coming_requests -= 1
+                booked.coming_tokens -= job.ask.prompt
 
     def _lead(self, node: Node, ask: Ask) -> int:
         """Leading tokens of a prompt that gateways believe an engine to hold."""
@@ -311,6 +327,8 @@ class Simulation:
                     prefill_s=booked.prefill_s,
                     decode_requests=booked.decode_requests,
                     decode_tokens=booked.decode_tokens,
+                    coming_requests=booked.coming_requests,
+                    coming_tokens=booked.coming_tokens,
                     cached_tokens=self._lead(node, ask),
                     kv_tokens=node.core.blocks.capacity * self._size,
                     speed=self._speeds[name],

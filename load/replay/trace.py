@@ -138,6 +138,24 @@ def faster(asks: Sequence[Ask], speed: float) -> list[Ask]:
     return [msgspec.structs.replace(ask, at_s=ask.at_s / speed, think_s=ask.think_s / speed) for ask in asks]
 
 
+def copies(asks: Sequence[Ask], count: int) -> list[Ask]:
+    """The same traffic `count` times at once, each with prefixes of its own, not in lockstep: for larger fleets."""
+    if count == 1:
+        return list(asks)
+    shift = 1 + max((name for ask in asks for name in ask.names), default=0)
+    low = min((name for ask in asks for name in ask.names), default=0)
+    found = []
+    for copy in range(count):
+        for index, ask in enumerate(asks):
+            names = tuple(name + copy * shift if name >= 0 else name + copy * low for name in ask.names)
+            at_s = ask.at_s + 3.0 * copy / count
+            after = count * ask.after + copy if ask.after >= 0 else -1
+            session = f"{ask.session}.{copy}"
+            one = msgspec.structs.replace(ask, at_s=at_s, names=names, after=after, session=session)
+            found.append((index, copy, one))
+    return [one for _, _, one in sorted(found, key=lambda row: row[:2])]
+
+
 def write(asks: Sequence[Ask], path: Path, block_tokens: int = MOONCAKE_TOKENS) -> None:
     """Write a trace in Mooncake's format."""
     with path.open("w") as file:

@@ -60,6 +60,9 @@ class Bookings(RuleBasedStateMachine):
             decodes = [tokens for _, d, _, tokens in self.open.values() if d is engine]
             assert (engine.prefill_requests, engine.prefill_tokens) == (len(prefills), sum(prefills))
             assert (engine.decode_requests, engine.decode_tokens) == (len(decodes), sum(decodes))
+            coming = [t for b, (p, d, _, t) in self.open.items() if d is engine is not p and b in self.prefilling]
+            assert (engine.coming_requests, engine.coming_tokens) == (len(coming), sum(coming))
+            assert engine.prefill_us == sum(b._us for b in self.prefilling if self.open[b][0] is engine)
 
 
 TestBookings = Bookings.TestCase

@@ -9,7 +9,7 @@ from xxhash import xxh32_intdigest
 from gateway.index.contract import InFlight
 
 _HEAD = Struct("<dH")
-_ENTRY = Struct("<6I")
+_ENTRY = Struct("<8I")
 _MOST = 0xFFFFFFFF
 
 
