@@ -32,7 +32,6 @@ from gateway.telemetry.index import IndexState
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
-from policies.registry import create
 
 _HOT = {path.encode(): api for path, api in APIS.items()}
 
@@ -54,12 +53,12 @@ class App:
         self.metrics.watch(fleet)
         self.lookup = Lookup(fleet, self.metrics, settings)
         self.metrics.registry.register(IndexState(self.lookup))
-        self.readiness = Readiness(fleet, self.lookup)
+        self.router = Router(settings, self.metrics)
+        self.readiness = Readiness(fleet, self.lookup, self.router.warnings)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         self._settings = settings
         self._tracing = tracing or Tracing.of(settings)
-        router = Router(settings.policy, create(settings.policy), self.metrics)
-        dispatcher = Dispatcher(fleet, self.lookup, router, self.metrics, settings)
+        dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
         self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
         self._others = Starlette(
             routes=[*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)],
@@ -82,9 +81,11 @@ class App:
         watch = Watch(self.fleet, self._settings, self._enrolment)
         await watch.first_round()
         self.lookup.start()
+        self.router.start()
         try:
             yield
         finally:
+            await self.router.close()
             await watch.stop()
             await self._enrolment.close()
             await self.lookup.close()

@@ -61,6 +61,12 @@ class Settings(BaseModel):
     health_interval_s: float = Field(1.0, gt=0, description="between two health checks of an engine")
     health_timeout_s: float = Field(5.0, gt=0, description="until an engine has answered a health check")
 
+    policies_folder: str = Field("", description="folder whose newest good .py file is the policy; empty: none")
+    policy_budget_ms: float = Field(5.0, gt=0, description="a decision that takes longer is counted as a failure")
+    policy_header: bool = Field(False, description="clients may choose a built-in policy with `x-baton-policy`")
+    shadow_policy: str = Field("", description="policy that is asked beside the live one and never obeyed; empty: none")
+    shadow_ratio: float = Field(1.0, ge=0, le=1, description="share of requests for which it is asked")
+
     otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for spans, e.g. http://localhost:4318; empty: none")
     trace_ratio: float = Field(1.0, ge=0, le=1, description="share of requests that start a trace")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")

@@ -55,6 +55,12 @@ def names() -> list[str]:
     return sorted(entry_points(group=GROUP).names)
 
 
+def built_in() -> frozenset[str]:
+    """The policies that Baton brings along."""
+    found = entry_points(group=GROUP)
+    return frozenset(one.name for one in found if one.dist is None or one.dist.name == OURS)
+
+
 def create(name: str, seed: int | None = None) -> Policy:
     """Make the policy that is called `name`; with this seed, if it takes one. Raises `UnknownPolicy`."""
     found = _find(name)

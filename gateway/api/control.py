@@ -30,9 +30,10 @@ class Readiness:
     prefill that somebody had done.
     """
 
-    def __init__(self, fleet: Fleet, lookup: Lookup) -> None:
+    def __init__(self, fleet: Fleet, lookup: Lookup, policies: Callable[[], list[str]]) -> None:
         self._fleet = fleet
         self._lookup = lookup
+        self._policies = policies
         self._warm = False
         self._served_s = 0.0
         self.draining = False
@@ -68,7 +69,7 @@ class Readiness:
             "draining": self.draining,
             "warm": self._warm,
             "missing": self._fleet.missing(),
-            "warnings": self._lookup.warnings(),
+            "warnings": self._lookup.warnings() + self._policies(),
             "engines": engines,
         }
 

@@ -21,6 +21,7 @@ from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Span, Tracing, Untraced
 from policies.contract import Request
+from policies.registry import built_in
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Serving:
         self._metrics = metrics
         self._tracing = tracing
         self._settings = settings
+        self._choices = built_in() if settings.policy_header else frozenset()
 
     async def __call__(self, call: Call, api: Api) -> None:
         started = time.perf_counter()
@@ -107,6 +109,14 @@ class Serving:
             raise model_not_found(named)
         return named
 
+    def _policy(self, headers: dict[bytes, bytes]) -> str:
+        """The built-in policy that the client chose; empty if it left that to us. Raises `ApiError`."""
+        chosen = headers.get(b"x-baton-policy", b"").decode("latin-1")
+        if chosen and chosen not in self._choices:
+            known = ", ".join(sorted(self._choices))
+            raise ApiError(400, f"There is no policy of that name: `x-baton-policy` takes one of {known}.")
+        return chosen
+
     async def _exchange(
         self,
         api: Api,
@@ -143,6 +153,7 @@ class Serving:
             engine_id=request_id + b"-" + secret,
             headers=tuple((name, headers[name]) for name in _PASSED_ON if name in headers),
             span=span,
+            policy=self._policy(headers) if self._choices else "",
             explain=b"x-baton-facts" in headers,
             started=started,
         )

@@ -29,6 +29,8 @@ class Exchange(msgspec.Struct):
     headers: tuple[tuple[bytes, bytes], ...]
     """What of the client's headers goes to the engines."""
     span: Span
+    policy: str = ""
+    """The built-in policy that the client chose, where it may."""
     explain: bool = False
     started: float = msgspec.field(default_factory=time.perf_counter)
     session: bytes = b""

@@ -72,7 +72,7 @@ class Dispatcher:
             if snapshot is None:
                 break
             placed = time.perf_counter()
-            x.placement = placement = self._router.place(x.request, snapshot)
+            x.placement = placement = self._router.place(x.request, snapshot, x.policy)
             x.times["route"] = time.perf_counter() - placed
             prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
             decode = self._fleet.engines[placement.decode]

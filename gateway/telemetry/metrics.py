@@ -4,7 +4,7 @@ Names and units follow Prometheus' conventions under one prefix, `baton_`. Label
 engine serves (others are `unknown`), engines, and words from this code or from a policy; never a request's id.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Info, generate_latest
@@ -46,7 +46,20 @@ class Metrics:
         self.decision = histogram("baton_decision_seconds", "Time of one placement.", _DECISION, "policy")
         self.placements = counter("baton_placements", "Placements made.", "policy", "path", "reason")
         self.policy_errors = counter(
-            "baton_policy_errors", "Placements that fell back to the default.", "policy", "cause"
+            "baton_policy_errors",
+            "Decisions that raised, were nonsense or were stopped (the default placed), or overran their budget.",
+            "policy",
+            "cause",
+        )
+        self.policy_swaps = counter(
+            "baton_policy_swaps", "Policies that went live, were refused or rolled back.", "policy", "outcome"
+        )
+        self.shadow_agreement = counter(
+            "baton_shadow_agreement", "Whether the shadow chose the engine that was used.", "policy", "leg", "agrees"
+        )
+        self.shadow_errors = counter("baton_shadow_errors", "Decisions of the shadow that failed.", "policy", "cause")
+        self.shadow_decision = histogram(
+            "baton_shadow_decision_seconds", "Time of one decision of the shadow.", _DECISION, "policy"
         )
         self.legs = histogram(
             "baton_leg_seconds", "Prefill: until its answer. Decode: until its first byte.", _SLOW, "leg", "engine"
@@ -68,9 +81,25 @@ class Metrics:
         """Show the fleet's state; read when asked for, so that requests pay nothing for it."""
         self.registry.register(_FleetState(fleet))
 
+    def show_policies(self, policies: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Show which policies are in use: name, version, use."""
+        self.registry.register(_PolicyState(policies))
+
     def render(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _PolicyState(Collector):
+    def __init__(self, policies: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        self._policies = policies
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        labels = ["policy", "version", "use"]
+        family = GaugeMetricFamily("baton_policy_info", "1 for the policies in use, live and shadow.", labels=labels)
+        for one in self._policies():
+            family.add_metric(one, 1)
+        yield family
 
 
 class _FleetState(Collector):

@@ -1,0 +1,387 @@
+"""Policies come and go while requests run; a bad one is refused, stopped or rolled back, and no request fails."""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from engines.double import Double
+from gateway.app import App
+from gateway.fleet.fleet import Fleet as Engines
+from gateway.routing import folder
+from gateway.routing.entry import NOBODY, Entry, Labels, Stamp
+from gateway.routing.slot import FAULTS, IN_A_ROW, PROBATION, Slot
+from gateway.routing.watchdog import Overlong, Raised, Watchdog
+from gateway.settings import Settings, SettingsError
+from gateway.telemetry.metrics import Metrics
+from policies.command import app as policies
+from policies.contract import Engine, Fleet, Placement, Request
+from tests.gateway.conftest import Gateway, until
+
+BODY: dict[str, Any] = {"model": "m", "prompt": "tell me", "max_tokens": 2}
+MOST = 20_000
+"""Requests of one test, at most."""
+WITHIN_S = 40.0
+
+HEAD = """import os, time
+from policies.contract import Fleet, Placement, Request
+
+class Mine:
+    def place(self, request: Request, fleet: Fleet) -> Placement:
+        decode = fleet.decoders[0].name
+        live = any(engine.name == "dora" for engine in fleet.engines)
+"""
+GOOD = HEAD + '        return Placement(decode=decode, reason="first")\n'
+"""What follows is good for as long as it is examined."""
+RAISES = HEAD + '        return Placement(decode=decode, reason=["first"][live])\n'
+LOOPS = HEAD + '        while live: pass\n        return Placement(decode=decode, reason="first")\n'
+NOBODYS = HEAD + '        return Placement(decode="nobody" if live else decode, reason="first")\n'
+EXITS = HEAD + '        if live: raise SystemExit(1)\n        return Placement(decode=decode, reason="first")\n'
+NOT_GOOD = HEAD + '        return Placement(decode="nobody", reason="first")\n'
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "POLL_S", 0.02)
+
+
+@asynccontextmanager
+async def gateway(path: Path | str = "", **settings: Any) -> AsyncIterator[Gateway]:
+    settings = {"policy": "round_robin", "policies_folder": str(path), "policy_budget_ms": 1000.0, **settings}
+    async with Double("prefill", "paul") as p, Double("decode", "dora") as d0, Double("decode", "dirk") as d1:
+        async with Gateway.over(p, d0, d1, **settings) as made:
+            yield made
+
+
+@asynccontextmanager
+async def requests(of: Gateway) -> AsyncIterator[list[int]]:
+    """Requests one after the other on two connections, while the block lasts; their statuses."""
+    statuses: list[int] = []
+    done = asyncio.Event()
+
+    async def ask() -> None:
+        while not done.is_set() and len(statuses) < MOST:
+            statuses.append((await of.http.post("/v1/completions", json=BODY)).status_code)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(ask())
+        yield statuses
+        done.set()
+    assert set(statuses) == {200}
+
+
+def live(of: Gateway, use: str = "live") -> str:
+    """The policy in use, by its metric."""
+    text = of.app.metrics.render().decode()
+    lines = [line for line in text.splitlines() if line.startswith("baton_policy_info") and f'use="{use}"' in line]
+    return lines[0].partition('policy="')[2].partition('"')[0] if lines else ""
+
+
+def swaps(of: Gateway, policy: str, outcome: str) -> float:
+    return of.metric("baton_policy_swaps_total", policy=policy, outcome=outcome)
+
+
+def placed(of: Gateway, policy: str) -> float:
+    return of.metric("baton_decision_seconds_count", policy=policy)
+
+
+async def warnings(of: Gateway) -> list[str]:
+    """What it says of policy files that are not in use."""
+    report = (await of.http.get("/readyz?verbose")).json()
+    return [text for text in report["warnings"] if text.startswith("policy file")]
+
+
+def new(name: str, path: Path) -> None:
+    """`baton policies new`, and the file alone is dropped in, in one step."""
+    aside = path.parent / "aside"
+    assert CliRunner().invoke(policies, ["new", name, "--folder", str(aside)]).exit_code == 0
+    (aside / f"{name}.py").rename(path / f"{name}.py")
+
+
+def drop(path: Path, text: str) -> None:
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    aside.rename(path)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Path:
+    made = tmp_path / "policies"
+    made.mkdir()
+    return made
+
+
+async def test_a_new_policy_goes_live_and_bad_ones_go_back(watched: Path) -> None:
+    async with gateway(watched) as g, requests(g) as statuses:
+        await until(lambda: len(statuses) > 20, WITHIN_S)
+        assert live(g) == "round_robin"
+        new("short_queue", watched)
+        await until(lambda: placed(g, "short_queue") > 20, WITHIN_S)
+        assert live(g) == "short_queue"
+        assert placed(g, "round_robin") > 20, "the old one's figures stay beside the new one's"
+        for name, text, cause in (
+            ("raises", RAISES, "raised"),
+            ("loops", LOOPS, "stopped"),
+            ("nobodys", NOBODYS, "nonsense"),
+            ("exits", EXITS, "raised"),
+        ):
+            drop(watched / f"{name}.py", text)
+            await until(lambda name=name: swaps(g, name, "rolled_back") == 1, WITHIN_S)  # type: ignore[misc]
+            assert live(g) == "short_queue"
+            assert swaps(g, name, "live") == 1
+            assert g.metric("baton_policy_errors_total", policy=name, cause=cause) == IN_A_ROW
+            assert placed(g, name) == IN_A_ROW
+        asked, served = len(statuses), placed(g, "short_queue")
+        await until(lambda: len(statuses) > asked + 20, WITHIN_S)
+        assert placed(g, "short_queue") > served
+        assert len([text for text in await warnings(g) if "rolled back after 3 failures in a row" in text]) == 4
+    assert g.booked() == 0
+
+
+async def test_a_file_that_fails_its_examination_is_refused(watched: Path) -> None:
+    async with gateway(watched) as g, requests(g):
+        drop(watched / "bad.py", NOT_GOOD)
+        await until(lambda: swaps(g, "bad", "refused") == 1, WITHIN_S)
+        assert live(g) == "round_robin"
+        assert swaps(g, "bad", "live") == 0
+        assert "'nobody' is not one of the decoders" in (await warnings(g))[0]
+        drop(watched / "bad.py", GOOD)
+        await until(lambda: live(g) == "bad", WITHIN_S)
+        assert await warnings(g) == []
+
+
+async def test_a_bad_edit_leaves_what_was_good(watched: Path) -> None:
+    async with gateway(watched) as g, requests(g):
+        drop(watched / "mine.py", GOOD)
+        await until(lambda: live(g) == "mine", WITHIN_S)
+        drop(watched / "mine.py", GOOD + "x = (\n")
+        await until(lambda: swaps(g, "mine", "refused") == 1, WITHIN_S)
+        before = placed(g, "mine")
+        await until(lambda: placed(g, "mine") > before + 5, WITHIN_S)
+        assert live(g) == "mine"
+
+
+async def test_removed_files_give_way(watched: Path) -> None:
+    async with gateway(watched) as g:
+        drop(watched / "one.py", GOOD)
+        await until(lambda: live(g) == "one", WITHIN_S)
+        drop(watched / "two.py", GOOD)
+        await until(lambda: live(g) == "two", WITHIN_S)
+        (watched / "two.py").unlink()
+        await until(lambda: live(g) == "one", WITHIN_S)
+        (watched / "one.py").unlink()
+        await until(lambda: live(g) == "round_robin", WITHIN_S)
+
+
+async def test_what_is_there_at_the_start_is_used(watched: Path) -> None:
+    drop(watched / "old.py", GOOD)
+    drop(watched / "test_old.py", "1 / 0")
+    async with gateway(watched) as g:
+        await until(lambda: live(g) == "old", WITHIN_S)
+
+
+async def test_the_shadow_is_asked_and_never_obeyed(watched: Path) -> None:
+    def agreement(of: Gateway, leg: str, agrees: str) -> float:
+        return of.metric("baton_shadow_agreement_total", policy="mine", leg=leg, agrees=agrees)
+
+    (watched / "shadow").mkdir()
+    async with gateway(watched) as g, requests(g):
+        drop(watched / "shadow" / "mine.py", GOOD)
+        await until(lambda: live(g, "shadow") == "mine", WITHIN_S)
+        await until(lambda: agreement(g, "decode", "no") > 5 and agreement(g, "decode", "yes") > 5, WITHIN_S)
+        assert live(g) == "round_robin"
+        assert placed(g, "mine") == 0
+        assert agreement(g, "prefill", "yes") == 0
+        assert g.metric("baton_shadow_decision_seconds_count", policy="mine") >= agreement(g, "prefill", "no") > 0
+        drop(watched / "shadow" / "mine.py", LOOPS)
+        await until(lambda: swaps(g, "mine", "rolled_back") == 1, WITHIN_S)
+        assert g.metric("baton_shadow_errors_total", policy="mine", cause="stopped") == IN_A_ROW
+        assert g.metric("baton_policy_errors_total", policy="mine", cause="stopped") == 0
+
+
+async def test_a_shadow_of_the_settings_that_fails_is_asked_no_more(tmp_path: Path) -> None:
+    drop(tmp_path / "mine.py", RAISES)
+    async with gateway(shadow_policy=str(tmp_path / "mine.py")) as g, requests(g):
+        await until(lambda: swaps(g, "mine", "rolled_back") == 1, WITHIN_S)
+        assert live(g, "shadow") == ""
+        assert live(g) == "round_robin"
+
+
+async def test_a_share_of_requests_is_shadowed() -> None:
+    async with gateway(shadow_policy="least_loaded", shadow_ratio=0.0) as g, requests(g) as statuses:
+        await until(lambda: len(statuses) > 20, WITHIN_S)
+        assert g.metric("baton_shadow_decision_seconds_count", policy="least_loaded") == 0
+
+
+async def test_a_policy_of_the_settings_that_stalls_is_given_up(tmp_path: Path) -> None:
+    drop(tmp_path / "mine.py", LOOPS)
+    async with gateway(policy=str(tmp_path / "mine.py")) as g, requests(g):
+        await until(lambda: swaps(g, "mine", "rolled_back") == 1, WITHIN_S)
+        assert live(g) == "least_loaded"
+
+
+async def test_a_client_chooses_a_policy_where_it_may() -> None:
+    chosen = {"x-baton-policy": "least_loaded"}
+    async with gateway(policy_header=True) as g:
+        assert (await g.http.post("/v1/completions", json=BODY, headers=chosen)).status_code == 200
+        assert (await g.http.post("/v1/completions", json=BODY)).status_code == 200
+        assert (placed(g, "least_loaded"), placed(g, "round_robin")) == (1, 1)
+        refused = await g.http.post("/v1/completions", json=BODY, headers={"x-baton-policy": "os:system"})
+        assert refused.status_code == 400
+        assert "least_loaded" in refused.json()["error"]["message"]
+    async with gateway() as g:
+        assert (await g.http.post("/v1/completions", json=BODY, headers=chosen)).status_code == 200
+        assert (placed(g, "least_loaded"), placed(g, "round_robin")) == (0, 1)
+
+
+def test_a_folder_that_is_none_is_said() -> None:
+    with pytest.raises(SettingsError, match="create it"):
+        App(Engines([]), Settings(policies_folder="/nowhere/at/all"))
+
+
+# The slot: what is too much.
+
+FLEET = Fleet(engines=(Engine(name="d", role="decode"),))
+REQUEST = Request(model="m", prompt_tokens=1)
+
+
+def place(request: Request, fleet: Fleet) -> Placement:
+    return Placement(decode="d", reason="only one")
+
+
+def slot() -> tuple[Slot, Entry, Entry]:
+    base = Entry("base", "base", place)
+    mine = Entry("mine", "mine", place, True, Path("mine.py"), Stamp(1, "abc"))
+    made = Slot("live", base, NOBODY, Metrics())
+    made.swap(mine)
+    return made, base, mine
+
+
+def test_a_new_policy_may_fail_now_and_then_but_not_often() -> None:
+    held, base, mine = slot()
+    for _ in range(FAULTS):
+        held.judge(mine, "raised")
+        held.judge(mine, "")
+    assert held.entry is mine
+    held.judge(mine, "overrun")
+    assert held.entry is base
+    assert "6 failures in 11 decisions, the last: overrun" in held.warnings()[0]
+    held.judge(mine, "raised")  # of a decision that began before
+    assert held.entry is base
+
+
+def test_after_its_probation_only_failures_in_a_row_count() -> None:
+    held, base, mine = slot()
+    for _ in range(PROBATION):
+        held.judge(mine, "")
+    for _ in range(50):
+        held.judge(mine, "raised")
+        held.judge(mine, "")
+    assert held.entry is mine
+    for _ in range(IN_A_ROW):
+        held.judge(mine, "raised")
+    assert held.entry is base
+
+
+def test_the_one_before_comes_back_and_then_the_one_of_the_settings() -> None:
+    held, base, mine = slot()
+    other = Entry("other", "other", place, True, Path("other.py"), Stamp(2, "def"))
+    held.swap(other)
+    for expected in (mine, base):
+        for _ in range(IN_A_ROW):
+            held.judge(held.entry, "raised")
+        assert held.entry is expected
+
+
+def test_names_in_metrics_are_bounded() -> None:
+    labels = Labels(3)
+    assert [labels.of(f"n{number}") for number in (0, 1, 2, 3, 0)] == ["n0", "n1", "n2", "other", "n0"]
+
+
+# The watchdog: whatever a decision does, it ends, and nothing is raised anywhere else.
+
+
+@contextmanager
+def watchdog(limit_s: float) -> Iterator[Watchdog]:
+    made = Watchdog(limit_s)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def forever(request: Request, fleet: Fleet) -> None:
+    while True:
+        pass
+
+
+def keeps_exceptions(request: Request, fleet: Fleet) -> None:
+    while True:
+        try:
+            forever(request, fleet)
+        except Exception:
+            continue
+
+
+def keeps_everything(request: Request, fleet: Fleet) -> None:
+    while True:
+        try:
+            for _ in range(1000):
+                pass
+        except BaseException:
+            pass
+
+
+def exits(request: Request, fleet: Fleet) -> None:
+    raise SystemExit(2)
+
+
+@pytest.mark.parametrize("endless", [forever, keeps_exceptions, keeps_everything])
+def test_a_decision_without_end_is_ended(endless: Callable[[Request, Fleet], object]) -> None:
+    with watchdog(0.01) as dog:
+        for _ in range(3):
+            with pytest.raises(Overlong, match="within 10 ms"):
+                dog.run(endless, REQUEST, FLEET)
+        assert dog.run(place, REQUEST, FLEET) == place(REQUEST, FLEET)
+
+
+def test_what_would_end_the_process_does_not() -> None:
+    with watchdog(1.0) as dog, pytest.raises(Raised, match="SystemExit: 2"):
+        dog.run(exits, REQUEST, FLEET)
+
+
+def test_decisions_that_end_at_the_limit_hurt_nobody_else() -> None:
+    """Thousands that end just when they would be ended: each returns or is stopped, nothing is raised outside."""
+    chance = random.Random(4)
+
+    def near(request: Request, fleet: Fleet) -> int:
+        end = time.perf_counter() + chance.uniform(0.0003, 0.0008)
+        while time.perf_counter() < end:
+            pass
+        return 7
+
+    ended = returned = 0
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    try:
+        with watchdog(0.0005) as dog:
+            for _ in range(3000):
+                try:
+                    assert dog.run(near, REQUEST, FLEET) == 7
+                    returned += 1
+                except Overlong:
+                    ended += 1
+                for number in range(20):
+                    str(number)
+    finally:
+        sys.setswitchinterval(before)
+    assert ended + returned == 3000
+    assert returned
