@@ -129,6 +129,7 @@ class Engine:
             others = _NO_LOAD
         self._others = others
         pace = self.pace
+        pace.rest()
         return contract.Engine(
             name=self.name,
             role=self._role,

@@ -16,22 +16,34 @@ from policies.contract import ASSUMED, Speed
 EVERY_S = 0.02
 """The shape is fitted no more often than this."""
 
-QUICK = 0.25
-"""Weight of the newest observation in lateness and mix."""
+QUICK, SLOWLY = 0.25, 0.05
+"""Weight of the newest observation in lateness, and in mix."""
+
+CLEAN = 10
+"""Prefills that met no decode, before those that did say something about `mix`."""
 
 OVERHEAD_S = 0.02
 """What a prefill leg takes beside its work, until fitted."""
 
-_MOST = math.log(20.0)
+HALF_LIFE_S = 10.0
+"""Of lateness that nothing new is known of."""
+
+_MOST, _USUAL = math.log(20.0), math.log(1.5)
 
 
 class Pace:
     """One engine's speed."""
 
-    def __init__(self, prior: Speed = ASSUMED, tell: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        prior: Speed = ASSUMED,
+        tell: Callable[[str, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`tell` hears of each kind of prediction and the ratio of what happened to it."""
         self._prior = prior
         self._tell = tell
+        self._clock = clock
         self.reset()
 
     def reset(self) -> None:
@@ -41,6 +53,8 @@ class Pace:
         self._decode = Line((p.step_s, p.sequence_s, p.kv_s), (1.0, 10.0, 1e5))
         self._mix = p.mix
         self._late = 0.0
+        self._clean = 0
+        self._seen_s = 0.0
         self._fitted_s = 0.0
         self.base = p
         """Without lateness: what bookings are counted in."""
@@ -49,29 +63,37 @@ class Pace:
 
     @property
     def lateness(self) -> float:
-        """How many times longer than fitted prefills take now."""
-        return math.exp(self._late)
+        """How many times longer than fitted prefills take now; 1 within what is usual."""
+        return math.exp(self._late) if abs(self._late) > _USUAL else 1.0
+
+    def rest(self) -> None:
+        """Time passes: lateness that nobody saw for a while is believed less, so that the engine is tried again."""
+        if self._late and (now := self._clock()) > self._seen_s + 1.0:
+            self._late *= 0.5 ** ((now - self._seen_s) / HALF_LIFE_S)
+            self._seen_s = now
+            self._publish()
 
     def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int) -> None:
         """A prefill of `new` tokens after `cached` ones took `took_s`, with `waited_s` of others booked before it and
         `beside` requests decoding.
         """
-        x = (1.0, float(new), new * (cached + new / 2.0))
-        expected = max(self._prefill.expect(x), 1e-6)
-        if beside:
-            work = expected - self._prefill.weights[0]
-            if not waited_s and work > 0.5 * expected:
-                ratio = 1.0 + (took_s - expected) / work
-                self._mix += QUICK * (min(max(ratio, 1.0), 3.0) - self._mix)
-            expected += work * (self._mix - 1.0)
-        late = math.log(max(took_s, 1e-6) / (waited_s + expected))
-        self._late += QUICK * (min(max(late, -_MOST), _MOST) - self._late)
-        now = time.monotonic()
-        if not beside and not waited_s and now > self._fitted_s + EVERY_S:
-            self._fitted_s = now
-            self._prefill.learn(x, took_s)
+        mix = self._mix if beside else 1.0
+        x = (1.0, new * mix, new * (cached + new / 2.0) * mix)
+        overhead_s = self._prefill.weights[0]
+        work_s = self._prefill.expect(x) - overhead_s + waited_s * mix
         if self._tell is not None:
-            self._tell("prefill", took_s / (waited_s + expected))
+            self._tell("prefill", took_s / max(overhead_s + work_s * self.lateness, 1e-6))
+        if work_s > overhead_s:  # else it tells of the overhead alone
+            ratio = max(took_s - overhead_s, 1e-4) / work_s
+            self._seen_s = self._clock()
+            self._late += QUICK * (min(max(math.log(ratio), -_MOST), _MOST) - self._late)
+            if beside and not waited_s and self._clean >= CLEAN:
+                self._mix += SLOWLY * (min(max(mix * ratio, 1.0), 3.0) - mix)
+        now = self._clock()
+        if not waited_s and now > self._fitted_s + EVERY_S:
+            self._fitted_s = now
+            self._clean += not beside
+            self._prefill.learn(x, took_s)
         self._publish()
 
     def streamed(self, batch: int, kv_tokens: int, gap_s: float) -> None:
@@ -79,7 +101,7 @@ class Pace:
         x = (1.0, float(batch), float(kv_tokens))
         if self._tell is not None:
             self._tell("decode", gap_s / max(self._decode.expect(x), 1e-6))
-        now = time.monotonic()
+        now = self._clock()
         if now > self._fitted_s + EVERY_S:
             self._fitted_s = now
             self._decode.learn(x, gap_s)

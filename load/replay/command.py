@@ -21,7 +21,7 @@ from engines.model.profile import load as load_profile
 from load.replay.fleet import BadFleet, Shape, from_file, shape
 from load.replay.outcome import Outcome, ideal_hits, outcome
 from load.replay.plot import plot
-from load.replay.simulate import Knowledge, Simulation
+from load.replay.simulate import Knowledge, Simulation, Slow
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
@@ -45,6 +45,10 @@ def replay(
     gateways: Annotated[int, Option(min=1, help="How many place requests, in turn.")] = 1,
     private: Annotated[bool, Option("--private/--shared", help="Each gateway knows its own load only.")] = False,
     event_delay_ms: Annotated[float, Option(min=0, help="KV events arrive so late.")] = 0.0,
+    learned: Annotated[
+        bool, Option("--learned", help="Speeds are fitted on the way, as a gateway does.")
+    ] = False,
+    slow: Annotated[list[str] | None, Option(help="NAME=FACTOR@FROM-TO: an engine is slow then, seconds.")] = None,
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
     slow_gbps: Annotated[float | None, Option(min=0.001, help="Link between two hosts.")] = None,
     requests: Annotated[int | None, Option(min=1, help="Only the first so many.")] = None,
@@ -67,12 +71,16 @@ def replay(
             (name, size, times) for size in fleet.split(",") for times in _speeds(speed) for name in policy.split(",")
         ]
         shapes = {size: _shape(size, kind, hosts, slow_gbps) for size in fleet.split(",")}
+        faults = [_fault(text) for text in slow or ()]
+        for fault in faults:
+            if any(fault.engine not in {m.name for m in one.members} for one in shapes.values()):
+                raise typer.BadParameter(f"--slow: no engine {fault.engine} in the fleet")
         for name in policy.split(","):
             create(name)
     except (BadTrace, BadWorkload, BadFleet, FleetError, UnknownProfile, UnknownPolicy, typer.BadParameter) as error:
         typer.secho(f"baton replay: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
-    knowledge = Knowledge(gateways, private, event_delay_ms / 1e3)
+    knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned)
     found: dict[tuple[str, str, float], Outcome] = {}
     stopped = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -85,6 +93,7 @@ def replay(
                 kv_blocks=kv_blocks,
                 block_tokens=block_tokens,
                 knowledge=knowledge,
+                faults=faults,
                 progress=lambda ended, task=task: progress.update(task, completed=ended),  # type: ignore[misc]
             )
             try:
@@ -134,6 +143,13 @@ def _speeds(text: str) -> list[float]:
     if not speeds or min(speeds) <= 0:
         raise typer.BadParameter(f"--speed {text!r}: write x2, or several such as x2,x5")
     return speeds
+
+
+def _fault(text: str) -> Slow:
+    found = re.fullmatch(r"([^=]+)=([\d.]+)@([\d.]+)-([\d.]+)", text)
+    if found is None:
+        raise typer.BadParameter(f"--slow {text!r}: write NAME=FACTOR@FROM-TO, such as p0=5@60-120")
+    return Slow(found[1], *(float(part) for part in found.groups()[1:]))
 
 
 def _shape(text: str, kind: Profile, hosts: int, slow_gbps: float | None) -> Shape:

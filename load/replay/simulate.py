@@ -4,10 +4,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from engines.model.core import Core
 from engines.model.sequence import Sequence as Work
+from gateway.fleet.pace import Pace
 from load.replay.fleet import Member, Shape
 from load.replay.trace import Ask
 from policies.contract import Engine, Fleet, Policy, Request, Speed
@@ -55,6 +56,7 @@ class Job:
     __slots__ = (
         "arrived_s",
         "ask",
+        "beside",
         "booked_s",
         "cached",
         "decode",
@@ -67,6 +69,7 @@ class Job:
         "prefilled",
         "source",
         "transferred",
+        "waits_s",
     )
 
     def __init__(self, index: int, ask: Ask, arrived_s: float, gateway: int) -> None:
@@ -78,7 +81,8 @@ class Job:
         self.decode: Node
         self.source: Work | None = None
         self.new = self.cached = self.transferred = 0
-        self.booked_s = 0.0
+        self.booked_s = self.waits_s = 0.0
+        self.beside = 0
         self.prefilled = False
         self.first_s = self.last_s = math.nan
 
@@ -86,11 +90,24 @@ class Job:
 class Knowledge:
     """What gateways know, and when. The default is exact and shared."""
 
-    def __init__(self, gateways: int = 1, private: bool = False, event_delay_s: float = 0.0) -> None:
+    def __init__(
+        self, gateways: int = 1, private: bool = False, event_delay_s: float = 0.0, learned: bool = False
+    ) -> None:
+        self.learned = learned
+        """Speeds are fitted from what was seen, as a gateway does, and not told."""
         self.gateways = gateways
         self.private = private
         """Each gateway knows its own load only."""
         self.event_delay_s = event_delay_s
+
+
+class Slow(NamedTuple):
+    """A fault: an engine takes `factor` times as long for a while."""
+
+    engine: str
+    factor: float
+    from_s: float
+    to_s: float
 
 
 class Simulation:
@@ -105,6 +122,7 @@ class Simulation:
         kv_blocks: int,
         block_tokens: int,
         knowledge: Knowledge | None = None,
+        faults: Sequence[Slow] = (),
         progress: Callable[[int], None] = lambda ended: None,
     ) -> None:
         self._asks = asks
@@ -129,6 +147,8 @@ class Simulation:
                 node.seen, core.blocks.changes = set(), []
             self.nodes[member.name] = node
         self._speeds: dict[str, Speed] = {name: node.member.profile.speed for name, node in self.nodes.items()}
+        self._faults = faults
+        self._paces = {name: Pace(clock=lambda: self.now_s) for name in self.nodes} if self._knowledge.learned else {}
         self._followers: dict[int, list[int]] = {}
         self._arrivals: deque[tuple[float, float]] = deque()
         self._arrived_work_s = 0.0
@@ -143,6 +163,9 @@ class Simulation:
                 self._followers.setdefault(ask.after, []).append(index)
             else:
                 self._at(ask.at_s, self._arrive, index)
+        for fault in self._faults:
+            self._at(fault.from_s, self._slow, self.nodes[fault.engine], fault.factor)
+            self._at(fault.to_s, self._slow, self.nodes[fault.engine], 1.0)
         heap = self._heap
         while heap:
             self.now_s, _, act, args = heappop(heap)
@@ -153,6 +176,10 @@ class Simulation:
         heappush(self._heap, (when_s, self._order, act, args))
 
     # Engines.
+
+    def _slow(self, node: Node, factor: float) -> None:
+        """From its next step on."""
+        node.core.slow = factor
 
     def _touch(self, node: Node) -> None:
         """Something was asked of an engine: its next event may be another one now."""
@@ -223,6 +250,9 @@ class Simulation:
             self._at(now_s + job.decode.member.profile.second_leg_s, self._submit, job.decode, second)
             return
         job.last_s = now_s
+        if (pace := self._paces.get(job.decode.member.name)) is not None and job.ask.answer > 2:
+            core = job.decode.core
+            pace.streamed(core.running + 1, core.kv_tokens, (now_s - job.first_s) / (job.ask.answer - 1))
         job.decode.core.release(work, now_s)
         self._left(job)
 
@@ -267,8 +297,11 @@ class Simulation:
         node, ask = job.prefill or job.decode, job.ask
         cached = min(self._lead(node, ask), ask.prompt - 1)
         job.new = ask.prompt - cached
-        job.booked_s = self._speeds[node.member.name].prefill_s(job.new, cached)
+        pace = self._paces.get(node.member.name)
+        speed = pace.base if pace is not None else self._speeds[node.member.name]
+        job.booked_s = speed.prefill_s(job.new, cached)
         booked = node.booked[self._pool(job.gateway)]
+        job.waits_s, job.beside = booked.prefill_s, booked.decode_requests - booked.coming_requests
         booked.prefill_requests += 1
         booked.prefill_tokens += job.new
         booked.prefill_s += job.booked_s
@@ -284,6 +317,10 @@ class Simulation:
     def _prefilled(self, job: Job) -> None:
         if not job.prefilled:
             job.prefilled = True
+            node = job.prefill or job.decode
+            if (pace := self._paces.get(node.member.name)) is not None:
+                took_s = self.now_s - job.arrived_s
+                pace.prefilled(job.new, job.ask.prompt - job.new, job.waits_s, took_s, job.beside)
             booked = (job.prefill or job.decode).booked[self._pool(job.gateway)]
             booked.prefill_requests -= 1
             booked.prefill_tokens -= job.new
@@ -314,9 +351,13 @@ class Simulation:
         while arrivals and arrivals[0][0] < now_s - WINDOW_S:
             self._arrived_work_s -= arrivals.popleft()[1]
         pool = self._pool(gateway)
+        paces = self._paces
         engines = []
         for name, node in self.nodes.items():
             booked = node.booked[pool]
+            pace = paces.get(name)
+            if pace is not None:
+                pace.rest()
             engines.append(
                 Engine(
                     name=name,
@@ -324,14 +365,14 @@ class Simulation:
                     host=node.member.host,
                     prefill_requests=booked.prefill_requests,
                     prefill_tokens=booked.prefill_tokens,
-                    prefill_s=booked.prefill_s,
+                    prefill_s=booked.prefill_s * (pace.lateness if pace is not None else 1.0),
                     decode_requests=booked.decode_requests,
                     decode_tokens=booked.decode_tokens,
                     coming_requests=booked.coming_requests,
                     coming_tokens=booked.coming_tokens,
                     cached_tokens=self._lead(node, ask),
                     kv_tokens=node.core.blocks.capacity * self._size,
-                    speed=self._speeds[name],
+                    speed=pace.speed if pace is not None else self._speeds[name],
                 )
             )
         span_s = max(1.0, min(WINDOW_S, now_s))

@@ -1,0 +1,137 @@
+"""Fitted speeds: they come to the truth, one stall does not undo them, and what has passed is forgotten."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.fleet.line import Line
+from gateway.fleet.links import Links
+from gateway.fleet.pace import Pace
+from gateway.fleet.traffic import WINDOW_S, Traffic
+from policies.contract import Link, Speed
+
+
+class Clock:
+    """Time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+TRUE = Speed(token_s=4e-5, context_s=1e-9, step_s=0.012, sequence_s=2e-4, kv_s=2e-8)
+OVERHEAD_S = 0.05
+
+
+def prefills(pace: Pace, clock: Clock, count: int, slow: float = 1.0, seed: int = 1) -> None:
+    """Prefills that meet nobody, with a tenth of noise, one a second."""
+    pick = random.Random(seed)
+    for _ in range(count):
+        clock.now += 1.0
+        new, cached = pick.randrange(200, 20_000), pick.randrange(0, 20_000)
+        took = OVERHEAD_S + slow * TRUE.prefill_s(new, cached)
+        pace.prefilled(new, cached, 0.0, took * pick.uniform(0.95, 1.05), 0)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_a_fit_comes_to_the_truth(seed: int) -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    prefills(pace, clock, 300, seed=seed)
+    for new, cached in ((1000, 0), (10_000, 0), (5000, 15_000)):
+        assert pace.base.prefill_s(new, cached) == pytest.approx(TRUE.prefill_s(new, cached), rel=0.15)
+    pick = random.Random(seed)
+    for _ in range(300):
+        clock.now += 1.0
+        batch, tokens = pick.randrange(1, 100), pick.randrange(1000, 800_000)
+        pace.streamed(batch, tokens, TRUE.decode_s(batch, tokens) * pick.uniform(0.95, 1.05))
+    for batch, tokens in ((1, 5000), (60, 400_000)):
+        assert pace.speed.decode_s(batch, tokens) == pytest.approx(TRUE.decode_s(batch, tokens), rel=0.15)
+
+
+def test_one_stall_does_not_undo_a_fit() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    prefills(pace, clock, 300)
+    before = pace.base.prefill_s(5000)
+    pace.prefilled(5000, 0, 0.0, 60.0, 0)
+    assert pace.base.prefill_s(5000) < 1.5 * before
+
+
+def test_lateness_is_seen_within_a_few_prefills_and_goes_with_time() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    prefills(pace, clock, 300)
+    usual = pace.speed.prefill_s(8000)
+    assert pace.lateness == 1.0
+    prefills(pace, clock, 6, slow=5.0)
+    assert pace.speed.prefill_s(8000) > 2.5 * usual
+    clock.now += 120.0
+    pace.rest()
+    assert pace.lateness == 1.0
+
+
+def test_another_process_starts_from_the_prior() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    prior = pace.speed
+    prefills(pace, clock, 50, slow=4.0)
+    pace.reset()
+    assert (pace.speed, pace.lateness) == (prior, 1.0)
+
+
+def test_a_queue_is_not_taken_for_slowness() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    prefills(pace, clock, 300)
+    pick = random.Random(2)
+    for _ in range(100):
+        clock.now += 1.0
+        waits = pick.uniform(0.1, 2.0)
+        pace.prefilled(4000, 0, waits, OVERHEAD_S + waits + TRUE.prefill_s(4000), 0)
+    assert pace.lateness == 1.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e9), st.floats(0, 1e4)), max_size=60))
+def test_a_line_never_goes_below_zero_or_mad(rows: list[tuple[float, float, float]]) -> None:
+    line = Line((0.02, 1e-5, 2e-10), (1.0, 1e3, 1e7))
+    for new, context, took in rows:
+        line.learn((1.0, new, context), took)
+        assert all(0.0 <= weight < 1e6 for weight in line.weights)
+
+
+def test_links_are_fitted_by_pair_and_either_way_round() -> None:
+    links = Links({("a", "b"): Link(gbps=100.0)})
+    assert links["a", "b"] == links["b", "a"]
+    pick = random.Random(1)
+    for _ in range(300):
+        tokens = pick.randrange(100, 50_000)
+        links.pulled("b", "a", tokens, 0.03 + tokens * 2e-5)
+    link = links["a", "b"]
+    assert link.latency_us == pytest.approx(30_000, rel=0.1)
+    assert 100_000 * 8e-9 / link.gbps == pytest.approx(2e-5, rel=0.1)
+    assert links["a", "a"].gbps > link.gbps
+
+
+def test_traffic_is_counted_over_half_a_minute_and_objectives_set_a_price() -> None:
+    clock = Clock()
+    traffic = Traffic(2.0, 0.05, clock)
+    for _ in range(int(8 * WINDOW_S)):
+        clock.now += 0.25
+        traffic.arrived(0.1)
+    arrivals, work = traffic.rates()
+    assert arrivals == pytest.approx(4.0, rel=0.1)
+    assert work == pytest.approx(0.4, rel=0.1)
+    for _ in range(200):
+        traffic.ended(0.5, 0.2)
+    assert 3.0 < traffic.itl_price <= 4.0
+    for _ in range(400):
+        traffic.ended(9.0, 0.01)
+    assert 0.1 <= traffic.itl_price < 0.2
+    clock.now += 10 * WINDOW_S
+    assert traffic.rates()[0] < 0.01
