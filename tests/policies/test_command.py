@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from policies import sample
 from policies.command import app
 from policies.registry import create, names
 
@@ -57,6 +58,11 @@ def test_a_new_policy_passes_its_own_test(tmp_path: Path) -> None:
     assert found.returncode == 0
     ran("check", str(tmp_path / "a" / "short_queue.py"))
     assert type(create(str(tmp_path / "a" / "short_queue.py"))).__name__ == "ShortQueue"
+
+
+def test_the_guide_shows_what_new_writes() -> None:
+    guide = Path(sample.__file__).with_name("README.md").read_text()
+    assert sample.files("short_queue")["short_queue.py"] in guide
 
 
 def test_new_never_overwrites(tmp_path: Path) -> None:
