@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from typer import Option
 
+from load.fit.command import fit
 from load.index import index
 from load.prompt import prompt
 from load.relay import OURS, WORKS, Figures, measure, surroundings
@@ -24,6 +25,7 @@ def load() -> None:
     """Make traffic and measure."""
 
 
+app.command()(fit)
 app.command()(index)
 app.command()(prompt)
 
