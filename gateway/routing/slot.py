@@ -51,9 +51,9 @@ class Slot:
     def leave(self) -> None:
         """Back to the policy of the settings, because the file of the one that is asked was removed."""
         log.info("policy %r was removed", self.entry)
+        self._metrics.policy_swaps(self.entry.label, "removed").inc()
         self._before = None
         self._set(self._base)
-        self._metrics.policy_swaps(self.entry.label, self.use).inc()
 
     def refuse(self, path: Path, stamp: Stamp, label: str, why: str) -> None:
         """A file failed its examination: whoever is asked now stays."""

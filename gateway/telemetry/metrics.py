@@ -52,7 +52,7 @@ class Metrics:
             "cause",
         )
         self.policy_swaps = counter(
-            "baton_policy_swaps", "Policies that went live, were refused or rolled back.", "policy", "outcome"
+            "baton_policy_swaps", "Policies: live, shadow, refused, rolled_back, removed.", "policy", "outcome"
         )
         self.shadow_agreement = counter(
             "baton_shadow_agreement", "Whether the shadow chose the engine that was used.", "policy", "leg", "agrees"

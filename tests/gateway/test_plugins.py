@@ -179,6 +179,7 @@ async def test_removed_files_give_way(watched: Path) -> None:
         await until(lambda: live(g) == "one", WITHIN_S)
         (watched / "one.py").unlink()
         await until(lambda: live(g) == "round_robin", WITHIN_S)
+        assert swaps(g, "one", "removed") == 1
 
 
 async def test_what_is_there_at_the_start_is_used(watched: Path) -> None:
@@ -201,10 +202,11 @@ async def test_the_shadow_is_asked_and_never_obeyed(watched: Path) -> None:
         assert placed(g, "mine") == 0
         assert agreement(g, "prefill", "yes") == 0
         assert g.metric("baton_shadow_decision_seconds_count", policy="mine") >= agreement(g, "prefill", "no") > 0
-        drop(watched / "shadow" / "mine.py", LOOPS)
-        await until(lambda: swaps(g, "mine", "rolled_back") == 1, WITHIN_S)
-        assert g.metric("baton_shadow_errors_total", policy="mine", cause="stopped") == IN_A_ROW
-        assert g.metric("baton_policy_errors_total", policy="mine", cause="stopped") == 0
+        drop(watched / "shadow" / "loops.py", LOOPS)
+        await until(lambda: swaps(g, "loops", "rolled_back") == 1, WITHIN_S)
+        assert live(g, "shadow") == "mine"
+        assert g.metric("baton_shadow_errors_total", policy="loops", cause="stopped") == IN_A_ROW
+        assert g.metric("baton_policy_errors_total", policy="loops", cause="stopped") == 0
 
 
 async def test_a_shadow_of_the_settings_that_fails_is_asked_no_more(tmp_path: Path) -> None:
