@@ -34,6 +34,12 @@ STALL_S = 0.065
 MISSED = 1e3
 """Seconds that a second beyond an objective weighs as."""
 
+HOSTS = 8
+"""Prefill engines are looked for on so many hosts, those with the least to wait: exact up to there, and beyond unless
+links differ by more than queues do."""
+
+_NEVER = 1e9
+
 
 class Joint:
     """Both engines in one minimum."""
@@ -63,7 +69,8 @@ class Joint:
                 cost = waits + work * price * engine.cost
                 scores[engine.name] = -cost
                 by_host.setdefault(engine.host, []).append((cost, engine.name))
-        nearest = {host: min(found) for host, found in by_host.items()}
+        cheapest = sorted((min(found), host) for host, found in by_host.items())
+        nearest = {host: found for found, host in cheapest[:HOSTS]}
 
         best = _NEVER
         ties: list[tuple[str, str | None]] = []
@@ -139,9 +146,6 @@ class Joint:
                 equal = [other for at, other in found if at == cost and other != decode]
                 return self.spread.choice(equal) if len(equal) > 1 else name
         return name
-
-
-_NEVER = 1e9
 
 
 class JointLatency(Joint):

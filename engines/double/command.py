@@ -1,6 +1,7 @@
 """`baton double`: engine doubles from the command line."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import uvloop
 from engines.double.double import Double, Role
 from engines.double.limits import Limits
 from engines.double.timing import Timing
+from engines.model.profile import UnknownProfile, load
 
 
 def double(
@@ -25,6 +27,7 @@ def double(
     prefill_ms_per_1k: Annotated[float, typer.Option(min=0, help="to prefill 1000 tokens, ms")] = 0.0,
     decode_ms: Annotated[float, typer.Option(min=0, help="per decode step, ms")] = 0.0,
     transfer_gbps: Annotated[float, typer.Option(min=0, help="KV transfer, Gbit/s; 0: no limit")] = 0.0,
+    profile: Annotated[str, typer.Option(help="speed of a real engine: a profile's name, or a .toml file")] = "",
     events: Annotated[bool, typer.Option(help="publish KV events over ZMQ")] = False,
 ) -> None:
     """Start engine doubles: vLLM's HTTP surface without a model. Ends with Ctrl-C."""
@@ -41,6 +44,13 @@ def double(
         decode_a_s=decode_ms / 1e3,
         transfer_bytes_per_s=transfer_gbps * 1e9 / 8,
     )
+    if profile:
+        try:
+            known = load(profile)
+        except UnknownProfile as error:
+            raise typer.BadParameter(str(error)) from None
+        timing = Timing.of(known)
+        limits = replace(limits, max_num_batched_tokens=known.chunk_tokens, kv_bytes_per_token=known.kv_bytes_per_token)
     doubles = [
         Double(
             role,

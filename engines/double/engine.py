@@ -217,17 +217,21 @@ class Engine:
 
     def _plan(self) -> tuple[list[tuple[Sequence, int]], float]:
         """The prompt chunks of the next step, and the step's length in seconds."""
-        left, duration = self.limits.max_num_batched_tokens, 0.0
+        timing = self.timing
+        left, duration, joins = self.limits.max_num_batched_tokens - len(self._running), 0.0, 0
         chunks: list[tuple[Sequence, int]] = []
         for sequence, done in self._prefilling.items():
             count = min(left, len(sequence.tokens) - done)
-            if not count:
+            if count <= 0:
                 break
             left -= count
             chunks.append((sequence, count))
-            duration += self.timing.prefill_s(count, done + count)
-        held = sum(sequence.tape.count for sequence in self._running) if self.timing.decode_c_s else 0
-        return chunks, duration + self.timing.decode_s(len(self._running), held)
+            duration += timing.prefill_s(count, done + count / 2)
+            joins += sequence.external_tokens > 0 and sequence.outputs == 0
+        held = sum(sequence.tape.count for sequence in self._running) if timing.decode_c_s else 0
+        if self._running:
+            duration *= timing.mix
+        return chunks, timing.step_s + duration + timing.join_s * joins + timing.decode_s(len(self._running), held)
 
     def _prefill(self, chunks: list[tuple[Sequence, int]]) -> None:
         for sequence, count in chunks:

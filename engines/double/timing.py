@@ -1,6 +1,12 @@
-"""How long things take on the double: three linear models, all of them zero unless set."""
+"""How long things take on the double: linear models, all of them zero unless set.
+
+`Timing.of` takes them from a profile; the double then keeps the time that `baton replay` foretells.
+"""
 
 from dataclasses import dataclass
+from typing import Self
+
+from engines.model.profile import Profile
 
 
 @dataclass
@@ -25,9 +31,30 @@ class Timing:
     """bandwidth of a transfer; 0 is without limit"""
     unreachable_s: float = 0.0
     """until a transfer from an engine that cannot be reached fails (the real one: 10 s, or 4 s after a handshake)"""
+    step_s: float = 0.0
+    """per step, whatever is in it"""
+    mix: float = 1.0
+    """factor on prompts in a step that decodes too"""
+    join_s: float = 0.0
+    """per pulled request, in its first step"""
 
-    def prefill_s(self, uncached: int, context: int) -> float:
-        """Seconds to compute `uncached` prompt tokens whose last one attends to `context` tokens."""
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """As a profile says."""
+        return cls(
+            prefill_b_s=profile.token_s,
+            prefill_c_s=profile.context_s,
+            step_s=profile.step_s,
+            mix=profile.mix,
+            join_s=profile.join_s,
+            decode_b_s=profile.sequence_s,
+            decode_c_s=profile.kv_s,
+            transfer_latency_s=profile.link_latency_us * 1e-6,
+            transfer_bytes_per_s=profile.link_gbps * 1e9 / 8,
+        )
+
+    def prefill_s(self, uncached: int, context: float) -> float:
+        """Seconds to compute `uncached` prompt tokens that attend to `context` tokens on average."""
         if not uncached:
             return 0.0
         return self.prefill_a_s + self.prefill_b_s * uncached + self.prefill_c_s * uncached * context
