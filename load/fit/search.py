@@ -23,7 +23,7 @@ _PAIRS = 0.4
 """Share of tries that move two numbers."""
 _JUMPS = 0.05
 """Share of tries in which several numbers jump."""
-_WHOLE = 0.25
+_WHOLE = 0.5
 """How much the mean counts beside the median, so that the half of the rows that is worse is not forgotten."""
 _CAP = 1.0
 """No error counts for more than this in the mean: what the model cannot do shall not lead it astray."""
@@ -36,13 +36,21 @@ def errors(row: Row, modelled: Figures) -> Errors:
     return tuple(math.log(a / b) for a, b in zip(astuple(modelled), astuple(row.measured), strict=True))
 
 
-def loss(found: Sequence[Errors]) -> float:
-    """What is minimised: over the figures, the mean of the medians of absolute errors, and a quarter of their means."""
-    total = 0.0
-    for column in zip(*found, strict=True):
-        sizes = [abs(error) for error in column]
-        total += statistics.median(sizes) + _WHOLE * statistics.fmean(min(size, _CAP) for size in sizes)
-    return total / len(FIGURES)
+def loss(rows: Sequence[Row], found: Sequence[Errors]) -> float:
+    """What is minimised: of each figure, the median of absolute errors and half of their mean.
+
+    Rows of the same engines, collocated or not, are a group, and all groups count the same: else the larger ones are
+    fitted and the others given up.
+    """
+    groups: dict[tuple[bool, frozenset[int]], list[Errors]] = {}
+    for row, each in zip(rows, found, strict=True):
+        groups.setdefault((row.setup.prefill is None, frozenset(row.setup.sizes)), []).append(each)
+    return statistics.fmean(_loss(column) for group in groups.values() for column in zip(*group, strict=True))
+
+
+def _loss(column: Sequence[float]) -> float:
+    sizes = [abs(error) for error in column]
+    return statistics.median(sizes) + _WHOLE * statistics.fmean(min(size, _CAP) for size in sizes)
 
 
 class Search:
@@ -60,7 +68,7 @@ class Search:
         self._names = [name for name in names if any(concerns(name, row) for row in rows)]
         self._strides = dict.fromkeys(self._names, _STRIDE)
         self._errors: list[Errors] = self._model(self.values, rows)
-        self.loss = loss(self._errors)
+        self.loss = loss(rows, self._errors)
 
     @property
     def settled(self) -> bool:
@@ -104,7 +112,7 @@ class Search:
         found = list(self._errors)
         for at, error in zip(touched, self._model(tried, [self._rows[at] for at in touched]), strict=True):
             found[at] = error
-        now = loss(found)
+        now = loss(self._rows, found)
         if now >= self.loss:
             return False
         self.values, self._errors, self.loss = tried, found, now

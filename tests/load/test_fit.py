@@ -222,8 +222,8 @@ def test_the_search_finds_what_a_table_was_made_with() -> None:
     search.run(lambda: search.tries < 900)
     assert search.loss < 0.03 < 0.15 < before
     engines, networks = profiles(search.values, BASE), speeds(search.values)
-    found = [errors(row, run(row, engines, networks)) for row in sorted(held, key=lambda row: row.line)]
-    assert loss(found) < 0.05
+    unseen = list(held)
+    assert loss(unseen, [errors(row, run(row, engines, networks)) for row in unseen]) < 0.06
     assert search.values["tp4.step_s"] == pytest.approx(true.step_s, rel=0.1)
     assert search.values["tcp.gbps"] == pytest.approx(2.0, rel=0.1)
 
