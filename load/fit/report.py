@@ -113,18 +113,19 @@ def as_json(found: Iterable[Point], before: Sequence[Summary], unexplained: Sequ
 
 def sheets(found: Sequence[Point], before: Sequence[Summary]) -> Iterable[Sheet]:
     """The tables for a terminal: points, then medians."""
-    sheet = Sheet(title="Measured > modelled, ms; error", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    sheet.add_column("run", no_wrap=True)
+    title = "Measured; error of the model, 69% is twice as much (h: held out, -: not fitted)"
+    sheet = Sheet(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    sheet.add_column("run, ms", no_wrap=True)
     for name in HEADS:
         sheet.add_column(name, justify="right", no_wrap=True)
-    sheet.add_column("busy", justify="right")
-    sheet.add_column("use")
     for p in found:
-        cells = zip(msgspec.structs.astuple(p.row.measured), msgspec.structs.astuple(p.modelled), p.errors, strict=True)
-        shown = (f"{_short(a)} > {_short(b)} {100 * error:+4.0f}%" for a, b, error in cells)
-        sheet.add_row(p.row.label, *shown, f"{100 * p.busy:.0f}%", p.use if p.kind.fitted else p.kind.value)
+        cells = zip(msgspec.structs.astuple(p.row.measured), p.errors, strict=True)
+        shown = (f"{_short(value)} {100 * error:+4.0f}%" for value, error in cells)
+        mark = "-" if not p.kind.fitted else "h" if p.use == "held out" else ""
+        sheet.add_row(f"{mark:1} {p.row.label.removeprefix('mixed_')}", *shown)
     yield sheet
-    sheet = Sheet(title="Errors, %: median (mean)", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = "Errors, %: median (mean)"
+    sheet = Sheet(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     sheet.add_column("runs", no_wrap=True)
     for name in ("count", *HEADS):
         sheet.add_column(name, justify="right", no_wrap=True)
@@ -136,4 +137,6 @@ def sheets(found: Sequence[Point], before: Sequence[Summary]) -> Iterable[Sheet]
 
 
 def _short(value: float) -> str:
+    if value >= 1e4:
+        return f"{value / 1e3:.0f}k"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
