@@ -113,14 +113,14 @@ def as_json(found: Iterable[Point], before: Sequence[Summary], unexplained: Sequ
 
 def sheets(found: Sequence[Point], before: Sequence[Summary]) -> Iterable[Sheet]:
     """The tables for a terminal: points, then medians."""
-    title = "Measured; error of the model, 69% is twice as much (h: held out, -: not fitted)"
+    title = "Measured; error of the model in %, 69 is twice as much (h: held out, -: not fitted)"
     sheet = Sheet(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     sheet.add_column("run, ms", no_wrap=True)
     for name in HEADS:
         sheet.add_column(name, justify="right", no_wrap=True)
     for p in found:
         cells = zip(msgspec.structs.astuple(p.row.measured), p.errors, strict=True)
-        shown = (f"{_short(value)} {100 * error:+4.0f}%" for value, error in cells)
+        shown = (f"{_short(value)} {100 * error:+4.0f}" for value, error in cells)
         mark = "-" if not p.kind.fitted else "h" if p.use == "held out" else ""
         sheet.add_row(f"{mark:1} {p.row.label.removeprefix('mixed_')}", *shown)
     yield sheet
