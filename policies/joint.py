@@ -4,7 +4,7 @@ the others.
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
     remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)      least over p and d
-    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (w_d / 0.065) * (1 + (q_d + w_d) / 4)    least over d
+    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (w_d / 0.06) * (1 + (q_d + w_d) / 4)    least over d
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes
     q_e     = prefill seconds booked on e
@@ -28,7 +28,7 @@ from policies.contract import Engine, Fleet, Placement, Request
 CREDIT, CAP = 2.0, 20.0
 STEPS, ANSWER = 0.1, 256
 TAU_S, FULL_S = 4.0, 20.0
-STALL_S = 0.065
+STALL_S = 0.06
 """A stall of this length costs what it takes from each stream; a shorter one less than that, a longer one more."""
 
 MISSED = 1e3

@@ -72,7 +72,6 @@ class Core:
             raise ValueError(f"{sequence.prompt} + {sequence.answer} tokens do not fit into the engine's KV memory")
         sequence.arrived_s = now_s
         self.waiting.append(sequence)
-        self._admit(now_s)
         self._interrupt(now_s)
 
     def pulled(self, sequence: Sequence, now_s: float) -> None:
@@ -88,7 +87,6 @@ class Core:
             self.blocks.release(sequence.names[: sequence.filled], sequence.blocks - sequence.filled)
             sequence.blocks = sequence.filled = 0
             if self.waiting:
-                self._admit(now_s)
                 self._interrupt(now_s)
 
     def fire(self) -> None:
@@ -132,10 +130,11 @@ class Core:
     # Steps.
 
     def _interrupt(self, now_s: float) -> None:
-        """Something joins: a run that only decodes ends with the step that goes on."""
+        """Something joins: between two steps, so a run that only decodes ends with the step that goes on."""
         if self.idle:
+            self._admit(now_s)
             self._begin(now_s)
-        elif self._steps and self.prefilling:
+        elif self._steps:
             self._steps = self._steps_until(now_s)
             self.due_s = self._started_s + self._run_s(self._steps)
 

@@ -45,9 +45,7 @@ def replay(
     gateways: Annotated[int, Option(min=1, help="How many place requests, in turn.")] = 1,
     private: Annotated[bool, Option("--private/--shared", help="Each gateway knows its own load only.")] = False,
     event_delay_ms: Annotated[float, Option(min=0, help="KV events arrive so late.")] = 0.0,
-    learned: Annotated[
-        bool, Option("--learned", help="Speeds are fitted on the way, as a gateway does.")
-    ] = False,
+    learned: Annotated[bool, Option("--learned", help="Speeds are fitted on the way, as a gateway does.")] = False,
     slow: Annotated[list[str] | None, Option(help="NAME=FACTOR@FROM-TO: an engine is slow then, seconds.")] = None,
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
     slow_gbps: Annotated[float | None, Option(min=0.001, help="Link between two hosts.")] = None,
