@@ -29,7 +29,7 @@ def test_its_fleet_file_is_one() -> None:
 def test_its_policy_is_one() -> None:
     names: dict[str, type[Policy]] = {}
     exec(block("python"), names)
-    policy = names["FewestDecodes"]()
+    policy = names["ShortQueue"]()
     fleet = Fleet(engines=(Engine(name="p", role="prefill"), Engine(name="d", role="decode")))
     for whole in ("", "n"):
         request = Request(model="m", prompt_tokens=9, whole=whole)
