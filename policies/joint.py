@@ -8,7 +8,7 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes
     q_e     = prefill seconds booked on e
-    price_e = 2 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
+    price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
     wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
@@ -25,7 +25,7 @@ import random
 
 from policies.contract import Engine, Fleet, Placement, Request
 
-CREDIT, CAP = 2.0, 20.0
+CREDIT, CAP = 3.0, 20.0
 STEPS, ANSWER = 0.1, 256
 TAU_S, FULL_S = 4.0, 20.0
 STALL_S = 0.06
