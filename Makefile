@@ -69,7 +69,7 @@ $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "baton: installing the gateway and the tools for its tests"
-	@$(BIN)/pip install -qq -e '.[dev]'
+	@$(BIN)/pip install -qq -e '.[dev,load]'
 	@touch $@ $(VENV)/.base
 
 # Both kinds of engines are the module `vllm`, so one makes way for the other; so does the torch that it needs.

@@ -6,7 +6,8 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
     remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)      least over p and d
     local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (w_d / 0.06) * (1 + (q_d + w_d) / 4)    least over d
 
-    w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes
+    w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
+              time that reloading them takes
     q_e     = prefill seconds booked on e
     price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
@@ -31,6 +32,12 @@ TAU_S, FULL_S = 4.0, 20.0
 STALL_S = 0.06
 """A stall of this length costs what it takes from each stream; a shorter one less than that, a longer one more."""
 
+SESSION_S = 0.005
+"""What it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
+
+RELOAD_GBPS = 160.0
+"""At which blocks come back from host memory or disk."""
+
 MISSED = 1e3
 """Seconds that a second beyond an objective weighs as."""
 
@@ -39,6 +46,15 @@ HOSTS = 8
 links differ by more than queues do."""
 
 _NEVER = 1e9
+
+
+def _work_s(engine: Engine, prompt: int, reload_s: float) -> float:
+    """Seconds to prefill what the engine lacks; what it holds on a slower tier is reloaded, at `reload_s` a token."""
+    cached = min(engine.cached_tokens, prompt - 1)
+    slower = min(engine.offloaded_tokens, prompt - 1) - cached
+    if slower <= 0:
+        return engine.speed.prefill_s(max(1, prompt - cached), cached)
+    return engine.speed.prefill_s(prompt - cached - slower, cached + slower) + slower * reload_s
 
 
 class Joint:
@@ -56,14 +72,14 @@ class Joint:
         collocated = fleet.collocated
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
         harm = 0.0 if collocated else self.harm * fleet.itl_price
+        reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
 
         by_host: dict[str, list[tuple[float, str]]] = {}
         remote = not request.whole and not collocated
         if remote:
             for engine in prefillers:
-                new = max(1, prompt - engine.cached_tokens)
-                work = engine.speed.prefill_s(new, prompt - new)
+                work = _work_s(engine, prompt, reload_s)
                 waits = engine.prefill_s
                 price = CREDIT + min(CAP, rush * (waits + work))
                 cost = waits + work * price * engine.cost
@@ -81,7 +97,7 @@ class Joint:
             new = max(1, prompt - engine.cached_tokens)
             busy = engine.decode_requests - engine.coming_requests
             speed = engine.speed
-            work = speed.prefill_s(new, prompt - new)
+            work = _work_s(engine, prompt, reload_s)
             if busy:
                 work *= speed.mix
             waits = engine.prefill_s
@@ -112,6 +128,8 @@ class Joint:
         cost = STEPS * answer * (step + busy * (speed.sequence_s + speed.kv_s * prompt))
         if itl_slo_s is not None and step > itl_slo_s:
             cost += MISSED * (step - itl_slo_s)
+        if engine.session:
+            cost -= SESSION_S
         over = held - engine.coming_tokens + prompt + answer - engine.kv_tokens
         if engine.kv_tokens and over > 0:
             return cost + FULL_S * over / engine.kv_tokens, True

@@ -34,15 +34,8 @@ _MOST, _USUAL = math.log(20.0), math.log(1.5)
 class Pace:
     """One engine's speed."""
 
-    def __init__(
-        self,
-        prior: Speed = ASSUMED,
-        tell: Callable[[str, float], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`tell` hears of each kind of prediction and the ratio of what happened to it."""
+    def __init__(self, prior: Speed = ASSUMED, clock: Callable[[], float] = time.monotonic) -> None:
         self._prior = prior
-        self._tell = tell
         self._clock = clock
         self.reset()
 
@@ -56,6 +49,8 @@ class Pace:
         self._clean = 0
         self._seen_s = 0.0
         self._fitted_s = 0.0
+        self.error = {"prefill": 0.0, "decode": 0.0}
+        """How far the last predictions were off, as a share: 0.1 is ten percent either way; decaying mean."""
         self.base = p
         """Without lateness: what bookings are counted in."""
         self.speed = p
@@ -81,8 +76,7 @@ class Pace:
         x = (1.0, new * mix, new * (cached + new / 2.0) * mix)
         overhead_s = self._prefill.weights[0]
         work_s = self._prefill.expect(x) - overhead_s + waited_s * mix
-        if self._tell is not None:
-            self._tell("prefill", took_s / max(overhead_s + work_s * self.lateness, 1e-6))
+        self._missed("prefill", took_s, overhead_s + work_s * self.lateness)
         if work_s > overhead_s:  # else it tells of the overhead alone
             ratio = max(took_s - overhead_s, 1e-4) / work_s
             self._seen_s = self._clock()
@@ -99,13 +93,16 @@ class Pace:
     def streamed(self, batch: int, kv_tokens: int, gap_s: float) -> None:
         """A stream had this mean time between its tokens while so many sequences decoded."""
         x = (1.0, float(batch), float(kv_tokens))
-        if self._tell is not None:
-            self._tell("decode", gap_s / max(self._decode.expect(x), 1e-6))
+        self._missed("decode", gap_s, self._decode.expect(x))
         now = self._clock()
         if now > self._fitted_s + EVERY_S:
             self._fitted_s = now
             self._decode.learn(x, gap_s)
             self._publish()
+
+    def _missed(self, kind: str, was_s: float, expected_s: float) -> None:
+        off = abs(math.log(max(was_s, 1e-6) / max(expected_s, 1e-6)))
+        self.error[kind] += SLOWLY * (min(off, _MOST) - self.error[kind])
 
     def _publish(self) -> None:
         _, token_s, context_s = self._prefill.weights

@@ -113,6 +113,14 @@ class _FleetState(Collector):
         tokens = GaugeMetricFamily(
             "baton_in_flight_tokens", "Prompt tokens in flight by leg.", labels=["engine", "leg"]
         )
+        error = GaugeMetricFamily(
+            "baton_prediction_error",
+            "How far predicted times were off lately, as a share; by kind of prediction.",
+            labels=["engine", "kind"],
+        )
+        late = GaugeMetricFamily(
+            "baton_engine_lateness", "How many times longer than fitted prefills take now.", labels=["engine"]
+        )
         connections = GaugeMetricFamily("baton_connections", "Connections by state.", labels=["engine", "state"])
         for engine in self._fleet:
             up.add_metric([engine.name, engine.role, engine.model], float(engine.state is State.UP))
@@ -122,4 +130,7 @@ class _FleetState(Collector):
             tokens.add_metric([engine.name, "decode"], engine.decode_tokens)
             connections.add_metric([engine.name, "idle"], engine.pool.idle)
             connections.add_metric([engine.name, "busy"], engine.pool.busy)
-        yield from (up, flight, tokens, connections)
+            for kind, share in engine.pace.error.items():
+                error.add_metric([engine.name, kind], share)
+            late.add_metric([engine.name], engine.pace.lateness)
+        yield from (up, flight, tokens, connections, error, late)

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -19,8 +21,9 @@ from engines.fleet import FleetError
 from engines.model.profile import Profile, UnknownProfile
 from engines.model.profile import load as load_profile
 from load.replay.fleet import BadFleet, Shape, from_file, shape
-from load.replay.outcome import Outcome, ideal_hits, outcome
+from load.replay.outcome import TPOT_SLO_S, TTFT_SLO_S, Outcome, ideal_hits, outcome
 from load.replay.plot import plot
+from load.replay.saturate import Limit, limit
 from load.replay.simulate import Knowledge, Simulation, Slow
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
@@ -49,6 +52,9 @@ def replay(
     slow: Annotated[list[str] | None, Option(help="NAME=FACTOR@FROM-TO: an engine is slow then, seconds.")] = None,
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
     slow_gbps: Annotated[float | None, Option(min=0.001, help="Link between two hosts.")] = None,
+    bears: Annotated[
+        float | None, Option(min=0.01, max=1, help="Instead: the load of which this share is served in time.")
+    ] = None,
     requests: Annotated[int | None, Option(min=1, help="Only the first so many.")] = None,
     copies: Annotated[int, Option(min=1, help="The traffic so many times at once, for larger fleets.")] = 1,
     seed: Annotated[int, Option(help="Of policies and generated traffic.")] = 1,
@@ -78,12 +84,19 @@ def replay(
     except (BadTrace, BadWorkload, BadFleet, FleetError, UnknownProfile, UnknownPolicy, typer.BadParameter) as error:
         typer.secho(f"baton replay: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
+    for needed in ("numpy", "matplotlib") if picture is not None else ("numpy",):
+        if find_spec(needed) is None:
+            typer.secho(f"baton replay: {needed} is missing: pip install 'baton-gateway[load]'", fg="red", err=True)
+            raise typer.Exit(1)
     knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned)
     found: dict[tuple[str, str, float], Outcome] = {}
+    limits: dict[tuple[str, str], Limit] = {}
     stopped = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for name, size, times in runs:
-            task = progress.add_task(f"{name} on {size}, x{times:g}", total=len(asks))
+        task = progress.add_task("", total=len(asks))
+
+        def once(name: str, size: str, times: float) -> Outcome:
+            progress.reset(task, description=f"{name} on {size}, x{times:.3g}", total=len(asks))
             simulation = Simulation(
                 faster(asks, times),
                 shapes[size],
@@ -92,16 +105,33 @@ def replay(
                 block_tokens=block_tokens,
                 knowledge=knowledge,
                 faults=faults,
-                progress=lambda ended, task=task: progress.update(task, completed=ended),  # type: ignore[misc]
+                progress=lambda ended: progress.update(task, completed=ended),
             )
             try:
                 simulation.run()
             except KeyboardInterrupt:
+                nonlocal stopped
                 stopped = True
-            found[name, size, times] = outcome(simulation)
-            progress.remove_task(task)
-            if stopped:
-                break
+                found[name, size, times] = outcome(simulation)
+                raise
+            return outcome(simulation)
+
+        try:
+            for name, size, times in runs:
+                if bears is None:
+                    found[name, size, times] = once(name, size, times)
+                elif (name, size) not in limits:
+                    count = len(shapes[size].members)
+                    limits[name, size] = limit(partial(once, name, size), bears, count)
+        except KeyboardInterrupt:
+            stopped = True
+    if bears is not None:
+        _show_limits(limits, bears)
+        if out is not None and str(out) != "-":
+            out.write_text(
+                json.dumps([{"policy": n, "fleet": f, **msgspec.to_builtins(v)} for (n, f), v in limits.items()])
+            )
+        raise typer.Exit(130 if stopped else 0)
     ideal = ideal_hits(asks, block_tokens)
     _show(found, ideal, sys.stderr if str(out) == "-" else sys.stdout)
     if stopped:
@@ -156,6 +186,37 @@ def _shape(text: str, kind: Profile, hosts: int, slow_gbps: float | None) -> Sha
     if Path(text).suffix == ".toml":
         return from_file(Path(text), kind)
     return shape(text, kind)
+
+
+def _show_limits(limits: dict[tuple[str, str], Limit], share: float) -> None:
+    """Fleets and policies by what they can bear, the cheapest first."""
+    table = Table(
+        title=f"The highest load of which {share:.0%} is served in time (TTFT <= {TTFT_SLO_S:g} s, "
+        f"TPOT <= {1e3 * TPOT_SLO_S:g} ms), cheapest first",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("fleet", no_wrap=True)
+    table.add_column("policy", no_wrap=True)
+    for head in ("speed", "req/s", "an engine", "TTFT", "ITL p99", "hit"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for (name, size), one in sorted(limits.items(), key=lambda item: -item[1].per_engine):
+        if one.outcome is None:
+            table.add_row(size, name, "none")
+            continue
+        table.add_row(
+            size,
+            name,
+            f"x{one.speed:.2f}",
+            f"{one.requests_per_s:.1f}",
+            f"{one.per_engine:.2f}",
+            f"{one.outcome.ttft_ms.mean:.0f}",
+            f"{one.outcome.itl_ms.p99:.0f}",
+            f"{one.outcome.hit_rate:.1%}",
+        )
+    Console().print(table)
 
 
 def _label(key: tuple[str, str, float], found: dict[tuple[str, str, float], Outcome]) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from load.replay.simulate import Simulation
 from load.replay.trace import Ask
@@ -46,7 +45,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcome(simulation: Simulation) -> Outcome:
-    """Sum up a run, whole or broken off."""
+    """Sum up a run, whole or broken off. Needs `numpy`."""
+    import numpy as np
+
     jobs = [job for job in simulation.jobs if job.last_s == job.last_s]
     ttft = np.array([job.first_s - job.arrived_s for job in jobs])
     e2e = np.array([job.last_s - job.arrived_s for job in jobs])
@@ -78,6 +79,8 @@ def outcome(simulation: Simulation) -> Outcome:
 
 
 def _spread(seconds: Any) -> Spread:
+    import numpy as np
+
     if not len(seconds):
         return Spread(0.0, 0.0, 0.0, 0.0)
     points = np.percentile(seconds, _POINTS)
@@ -86,6 +89,8 @@ def _spread(seconds: Any) -> Spread:
 
 def _weighted(gaps: Sequence[tuple[float, int]]) -> Spread:
     """Of values that occurred several times each."""
+    import numpy as np
+
     if not gaps:
         return Spread(0.0, 0.0, 0.0, 0.0)
     values = np.array([value for value, _ in gaps])

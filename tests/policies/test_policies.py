@@ -105,3 +105,20 @@ def test_the_registry_names_what_there_is() -> None:
         create("nothing")
     with pytest.raises(UnknownPolicy, match="no method place"):
         create("builtins:dict")
+
+
+def test_joint_takes_a_slow_tier_for_what_it_is() -> None:
+    request = Request(model="m", prompt_tokens=20_000)
+
+    def chosen(*held: tuple[int, int]) -> str | None:
+        engines = [
+            Engine(name=f"p{i}", role="prefill", cached_tokens=gpu, offloaded_tokens=host)
+            for i, (gpu, host) in enumerate(held)
+        ]
+        decode = Engine(name="d", role="decode", decode_requests=40, decode_tokens=400_000)
+        fleet = Fleet(engines=(*engines, decode), kv_bytes_per_token=100_000)
+        return create("joint").place(request, fleet).prefill
+
+    assert chosen((0, 0), (0, 16_000)) == "p1"
+    assert chosen((16_000, 0), (0, 16_000)) == "p0"
+    assert chosen((4000, 0), (0, 16_000)) == "p1"

@@ -1,0 +1,59 @@
+"""What a fleet can bear: the highest load at which enough requests meet their objective."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from load.replay.outcome import Outcome
+
+STEPS = 7
+"""Halvings between a load that is borne and one that is not: within one percent."""
+
+_LOWEST, _HIGHEST = 1 / 64, 1024.0
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """The last load that was borne."""
+
+    speed: float
+    """Times the traffic's own; 0 if even a 64th of it is too much."""
+    outcome: Outcome | None
+    requests_per_s: float
+    engines: int
+
+    @property
+    def per_engine(self) -> float:
+        """Requests a second and engine: of fleets that bear a load, the highest is the cheapest."""
+        return self.requests_per_s / self.engines
+
+
+def limit(run: Callable[[float], Outcome], wanted: float, engines: int) -> Limit:
+    """Find it; `run` replays the traffic so many times as fast, `wanted` is the share of requests in time.
+
+    The longer a fleet has borne a load the likelier it bears less: the search halves the range in logarithms.
+    """
+    borne: dict[float, Outcome] = {}
+
+    def bears(speed: float) -> bool:
+        found = run(speed)
+        if found.slo_met >= wanted and not found.refused:
+            borne[speed] = found
+            return True
+        return False
+
+    low = high = 1.0
+    if bears(1.0):
+        while high < _HIGHEST and bears(high * 2):
+            high *= 2
+        low, high = high, high * 2
+    else:
+        while low > _LOWEST and not bears(low / 2):
+            low /= 2
+        low, high = low / 2, low
+    if low not in borne:
+        return Limit(0.0, None, 0.0, engines)
+    for _ in range(STEPS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if bears(middle) else (low, middle)
+    best = borne[low]
+    return Limit(low, best, best.requests / best.span_s, engines)

@@ -1,0 +1,30 @@
+"""The highest load that is borne is found, wherever it is."""
+
+import pytest
+
+from load.replay.outcome import Outcome, Spread
+from load.replay.saturate import limit
+
+
+@pytest.mark.parametrize("breaks_at", [0.02, 0.7, 1.0, 3.3, 40.0, 900.0])
+def test_it_is_found_within_a_percent(breaks_at: float) -> None:
+    calls = []
+
+    def run(speed: float) -> Outcome:
+        calls.append(speed)
+        none = Spread(0, 0, 0, 0)
+        met = 1.0 if speed <= breaks_at else 0.5
+        return Outcome(100, 0, none, none, none, none, met, 0, 0, 0, 0, 1, 100 / speed)
+
+    found = limit(run, 0.95, 4)
+    assert found.speed <= breaks_at <= found.speed * 1.01
+    assert found.per_engine == pytest.approx(found.speed / 4)
+    assert len(calls) < 25
+
+
+def test_a_fleet_that_bears_nothing_says_so() -> None:
+    def run(speed: float) -> Outcome:
+        none = Spread(0, 0, 0, 0)
+        return Outcome(100, 100, none, none, none, none, 0.0, 0, 0, 0, 0, 1, 1.0)
+
+    assert limit(run, 0.95, 4).speed == 0
