@@ -12,6 +12,9 @@ from engines.double.limits import Limits
 from engines.double.timing import Timing
 from engines.model.profile import UnknownProfile, load
 
+CLOSE_S = 10.0
+"""Ctrl-C ends them all within this time, whatever they are at."""
+
 
 def double(
     prefill: Annotated[int, typer.Option(min=0, help="doubles that prefill")] = 1,
@@ -70,6 +73,9 @@ def double(
         uvloop.run(_serve(doubles))
     except OSError as error:
         raise typer.BadParameter(str(error)) from None
+    except TimeoutError:
+        typer.echo(f"not all of them ended within {CLOSE_S:g} s", err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("stopped")
 
@@ -85,5 +91,5 @@ async def _serve(doubles: list[Double]) -> None:
         typer.echo(f"\nbaton serve {flags}\n\nCtrl-C ends them.")
         await asyncio.Event().wait()
     finally:
-        for one in doubles:
-            await one.close()
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(*(one.close() for one in doubles))

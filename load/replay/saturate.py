@@ -30,7 +30,7 @@ class Limit(msgspec.Struct, frozen=True):
 def limit(run: Callable[[float], Outcome], wanted: float, engines: int) -> Limit:
     """Find it; `run` replays the traffic so many times as fast, `wanted` is the share of requests in time.
 
-    The longer a fleet has borne a load the likelier it bears less: the search halves the range in logarithms.
+    A fleet that bears a load is taken to bear every smaller one; the search halves the range in logarithms.
     """
     borne: dict[float, Outcome] = {}
 
