@@ -1,8 +1,10 @@
 """What moving KV between two hosts costs: from the fleet file, then fitted from pulls that met no queue."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 from gateway.fleet.line import Line
+from gateway.fleet.pace import EVERY_S
 from policies.contract import Link
 
 NOMINAL_BYTES = 100_000
@@ -17,7 +19,11 @@ _GBPS = 400.0
 class Links(Mapping[tuple[str, str], Link]):
     """Links by pair of hosts, either way round; any pair has one."""
 
-    def __init__(self, known: Mapping[tuple[str, str], Link] | None = None) -> None:
+    def __init__(
+        self, known: Mapping[tuple[str, str], Link] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._fitted_s = -EVERY_S
         self._known = {_pair(*hosts): link for hosts, link in (known or {}).items()}
         self._lines: dict[tuple[str, str], Line] = {}
         self._links: dict[tuple[str, str], Link] = {}
@@ -40,6 +46,9 @@ class Links(Mapping[tuple[str, str], Link]):
 
     def pulled(self, a: str, b: str, tokens: int, took_s: float) -> None:
         """A decode leg that met no queue had its first byte after `took_s`, with so many tokens to pull."""
+        if (now := self._clock()) < self._fitted_s + EVERY_S:
+            return
+        self._fitted_s = now
         pair = _pair(a, b)
         line = self._lines.get(pair)
         if line is None:

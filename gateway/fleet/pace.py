@@ -47,7 +47,7 @@ class Pace:
         self._mix = p.mix
         self._late = 0.0
         self._clean = 0
-        self._seen_s = 0.0
+        self._seen_s = self._published_s = 0.0
         self._fitted_s = 0.0
         self.error = {"prefill": 0.0, "decode": 0.0}
         """How far the last predictions were off, as a share: 0.1 is ten percent either way; decaying mean."""
@@ -88,7 +88,8 @@ class Pace:
             self._fitted_s = now
             self._clean += not beside
             self._prefill.learn(x, took_s)
-        self._publish()
+        if now > self._published_s + EVERY_S:
+            self._publish()
 
     def streamed(self, batch: int, kv_tokens: int, gap_s: float) -> None:
         """A stream had this mean time between its tokens while so many sequences decoded."""
@@ -105,6 +106,7 @@ class Pace:
         self.error[kind] += SLOWLY * (min(off, _MOST) - self.error[kind])
 
     def _publish(self) -> None:
+        self._published_s = self._clock()
         _, token_s, context_s = self._prefill.weights
         step_s, sequence_s, kv_s = self._decode.weights
         late = self.lateness

@@ -106,10 +106,12 @@ def test_a_line_never_goes_below_zero_or_mad(rows: list[tuple[float, float, floa
 
 
 def test_links_are_fitted_by_pair_and_either_way_round() -> None:
-    links = Links({("a", "b"): Link(gbps=100.0)})
+    clock = Clock()
+    links = Links({("a", "b"): Link(gbps=100.0)}, clock)
     assert links["a", "b"] == links["b", "a"]
     pick = random.Random(1)
     for _ in range(300):
+        clock.now += 1.0
         tokens = pick.randrange(100, 50_000)
         links.pulled("b", "a", tokens, 0.03 + tokens * 2e-5)
     link = links["a", "b"]

@@ -1,15 +1,15 @@
 """What gateways have in flight, as they tell each other through Redis: a blob each, with an end of its own."""
 
+import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from struct import Struct
 
 from xxhash import xxh32_intdigest
 
 from gateway.index.contract import InFlight
 
-_HEAD = Struct("<dH")
-_ENTRY = Struct("<8I")
+_HEAD = struct.Struct("<dH")
+_ENTRY = struct.Struct("<8I")
 _MOST = 0xFFFFFFFF
 
 
@@ -21,7 +21,10 @@ def number(name: str) -> int:
 
 def encode(loads: Mapping[str, InFlight], ends_ms: float) -> bytes:
     """`loads`, believed until `ends_ms` (Unix time in ms)."""
-    entries = [_ENTRY.pack(number(url), *(min(max(part, 0), _MOST) for part in load)) for url, load in loads.items()]
+    try:
+        entries = [_ENTRY.pack(number(url), *load) for url, load in loads.items()]
+    except struct.error:  # beyond what four bytes hold
+        entries = [_ENTRY.pack(number(u), *(min(max(part, 0), _MOST) for part in load)) for u, load in loads.items()]
     return _HEAD.pack(ends_ms, len(entries)) + b"".join(entries)
 
 
