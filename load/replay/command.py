@@ -23,7 +23,7 @@ from engines.model.profile import load as load_profile
 from load.replay.fleet import BadFleet, Shape, from_file, shape
 from load.replay.outcome import TPOT_SLO_S, TTFT_SLO_S, Outcome, ideal_hits, outcome
 from load.replay.plot import plot
-from load.replay.saturate import Limit, limit
+from load.replay.saturate import LEAST_S, Limit, limit
 from load.replay.simulate import Knowledge, Simulation, Slow
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
@@ -89,6 +89,7 @@ def replay(
             typer.secho(f"baton replay: {needed} is missing: pip install 'baton-gateway[load]'", fg="red", err=True)
             raise typer.Exit(1)
     knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned)
+    highest = max(1.0, max(ask.at_s for ask in asks) / LEAST_S)
     found: dict[tuple[str, str, float], Outcome] = {}
     limits: dict[tuple[str, str], Limit] = {}
     stopped = False
@@ -122,7 +123,7 @@ def replay(
                     found[name, size, times] = once(name, size, times)
                 elif (name, size) not in limits:
                     count = len(shapes[size].members)
-                    limits[name, size] = limit(partial(once, name, size), bears, count)
+                    limits[name, size] = limit(partial(once, name, size), bears, count, highest)
         except KeyboardInterrupt:
             stopped = True
     if bears is not None:
@@ -209,7 +210,7 @@ def _show_limits(limits: dict[tuple[str, str], Limit], share: float) -> None:
         table.add_row(
             size,
             name,
-            f"x{one.speed:.2f}",
+            f"{'> ' if one.more else ''}x{one.speed:.2f}",
             f"{one.requests_per_s:.1f}",
             f"{one.per_engine:.2f}",
             f"{one.outcome.ttft_ms.mean:.0f}",
@@ -217,6 +218,8 @@ def _show_limits(limits: dict[tuple[str, str], Limit], share: float) -> None:
             f"{one.outcome.hit_rate:.1%}",
         )
     Console().print(table)
+    if any(one.more for one in limits.values()):
+        typer.echo(f"> : more cannot be told from this traffic, which would all arrive within {LEAST_S:g} s", err=True)
 
 
 def _label(key: tuple[str, str, float], found: dict[tuple[str, str, float], Outcome]) -> str:

@@ -26,7 +26,7 @@ def plot(found: Mapping[str, Outcome], path: Path) -> None:
             bars, [f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in values], padding=3, fontsize=8
         )
         axis.set_title(title, fontsize=10)
-        if logarithmic:
+        if logarithmic and max(values) > 20 * min(values):
             axis.set_xscale("log")
         axis.margins(x=0.18)
         axis.spines[["top", "right"]].set_visible(False)

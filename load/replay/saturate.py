@@ -9,7 +9,10 @@ from load.replay.outcome import Outcome
 STEPS = 7
 """Halvings between a load that is borne and one that is not: within one percent."""
 
-_LOWEST, _HIGHEST = 1 / 64, 1024.0
+LEAST_S = 60.0
+"""Traffic that arrives in less time than this fills no queue, whatever the load."""
+
+_LOWEST = 1 / 64
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -20,6 +23,8 @@ class Limit(msgspec.Struct, frozen=True):
     outcome: Outcome | None
     requests_per_s: float
     engines: int
+    more: bool = False
+    """It may bear more: the traffic is too short to tell."""
 
     @property
     def per_engine(self) -> float:
@@ -27,8 +32,9 @@ class Limit(msgspec.Struct, frozen=True):
         return self.requests_per_s / self.engines
 
 
-def limit(run: Callable[[float], Outcome], wanted: float, engines: int) -> Limit:
-    """Find it; `run` replays the traffic so many times as fast, `wanted` is the share of requests in time.
+def limit(run: Callable[[float], Outcome], wanted: float, engines: int, highest: float) -> Limit:
+    """Find it; `run` replays the traffic so many times as fast (`highest` at most), `wanted` is the share of requests
+    in time.
 
     A fleet that bears a load is taken to bear every smaller one; the search halves the range in logarithms.
     """
@@ -43,9 +49,12 @@ def limit(run: Callable[[float], Outcome], wanted: float, engines: int) -> Limit
 
     low = high = 1.0
     if bears(1.0):
-        while high < _HIGHEST and bears(high * 2):
+        while high * 2 <= highest and bears(high * 2):
             high *= 2
         low, high = high, high * 2
+        if high > highest:
+            best = borne[low]
+            return Limit(low, best, best.requests / best.span_s, engines, more=True)
     else:
         while low > _LOWEST and not bears(low / 2):
             low /= 2

@@ -16,7 +16,7 @@ def test_it_is_found_within_a_percent(breaks_at: float) -> None:
         met = 1.0 if speed <= breaks_at else 0.5
         return Outcome(100, 0, none, none, none, none, met, 0, 0, 0, 0, 1, 100 / speed)
 
-    found = limit(run, 0.95, 4)
+    found = limit(run, 0.95, 4, 2048)
     assert found.speed <= breaks_at <= found.speed * 1.01
     assert found.per_engine == pytest.approx(found.speed / 4)
     assert len(calls) < 25
@@ -27,4 +27,14 @@ def test_a_fleet_that_bears_nothing_says_so() -> None:
         none = Spread(0, 0, 0, 0)
         return Outcome(100, 100, none, none, none, none, 0.0, 0, 0, 0, 0, 1, 1.0)
 
-    assert limit(run, 0.95, 4).speed == 0
+    assert limit(run, 0.95, 4, 64).speed == 0
+
+
+def test_traffic_that_is_too_short_is_not_taken_for_a_limit() -> None:
+    def run(speed: float) -> Outcome:
+        assert speed <= 5
+        none = Spread(0, 0, 0, 0)
+        return Outcome(100, 0, none, none, none, none, 1.0, 0, 0, 0, 0, 1, 1.0)
+
+    found = limit(run, 0.95, 4, 5)
+    assert (found.speed, found.more) == (4, True)
