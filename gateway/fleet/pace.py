@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from gateway.fleet.line import Line
 from policies.contract import ASSUMED, Speed
 
@@ -109,7 +111,6 @@ class Pace:
         self._published_s = self._clock()
         _, token_s, context_s = self._prefill.weights
         step_s, sequence_s, kv_s = self._decode.weights
-        late = self.lateness
         self.base = Speed(
             token_s=token_s,
             context_s=context_s,
@@ -119,12 +120,7 @@ class Pace:
             mix=self._mix,
             leg_s=0.0,
         )
-        self.speed = Speed(
-            token_s=token_s * late,
-            context_s=context_s * late,
-            step_s=step_s,
-            sequence_s=sequence_s,
-            kv_s=kv_s,
-            mix=self._mix,
-            leg_s=0.0,
+        late = self.lateness
+        self.speed = (
+            replace(self.base, token_s=token_s * late, context_s=context_s * late) if late != 1.0 else self.base
         )

@@ -1,7 +1,6 @@
 """`baton replay`: policies on recorded or generated traffic, in virtual time."""
 
 import json
-import random
 import re
 import sys
 from functools import partial
@@ -18,9 +17,9 @@ from rich.table import Table
 from typer import Option
 
 from engines.fleet import FleetError
-from engines.model.profile import Profile, UnknownProfile
+from engines.model.profile import UnknownProfile
 from engines.model.profile import load as load_profile
-from load.replay.fleet import BadFleet, Shape, from_file, shape
+from load.replay.fleet import BadFleet, from_file, shape
 from load.replay.outcome import TPOT_SLO_S, TTFT_SLO_S, Outcome, ideal_hits, outcome
 from load.replay.plot import plot
 from load.replay.saturate import LEAST_S, Limit, limit
@@ -28,7 +27,6 @@ from load.replay.simulate import Knowledge, Simulation, Slow
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
-from policies.contract import Policy
 from policies.registry import UnknownPolicy, create
 
 PROFILE = "gpt-oss-120b-h100-tp4"
@@ -74,7 +72,10 @@ def replay(
         runs = [
             (name, size, times) for size in fleet.split(",") for times in _speeds(speed) for name in policy.split(",")
         ]
-        shapes = {size: _shape(size, kind, hosts, slow_gbps) for size in fleet.split(",")}
+        shapes = {
+            size: from_file(Path(size), kind) if size.endswith(".toml") else shape(size, kind, hosts, slow_gbps)
+            for size in fleet.split(",")
+        }
         faults = [_fault(text) for text in slow or ()]
         for fault in faults:
             if any(fault.engine not in {m.name for m in one.members} for one in shapes.values()):
@@ -101,7 +102,7 @@ def replay(
             simulation = Simulation(
                 faster(asks, times),
                 shapes[size],
-                _seeded(create(name), seed),
+                create(name, seed),
                 kv_blocks=kv_blocks,
                 block_tokens=block_tokens,
                 knowledge=knowledge,
@@ -149,13 +150,6 @@ def replay(
         raise typer.Exit(130)
 
 
-def _seeded(policy: Policy, seed: int) -> Policy:
-    """A policy whose chance, if it has its own as `spread`, is the same in every run."""
-    if isinstance(spread := getattr(policy, "spread", None), random.Random):
-        spread.seed(seed)
-    return policy
-
-
 def _traffic(trace: Path | None, workload: str | None, block_tokens: int, seed: int) -> list[Ask]:
     if (trace is None) == (workload is None):
         raise typer.BadParameter("give --trace FILE or --workload NAME, one of them")
@@ -179,14 +173,6 @@ def _fault(text: str) -> Slow:
     if found is None:
         raise typer.BadParameter(f"--slow {text!r}: write NAME=FACTOR@FROM-TO, such as p0=5@60-120")
     return Slow(found[1], *(float(part) for part in found.groups()[1:]))
-
-
-def _shape(text: str, kind: Profile, hosts: int, slow_gbps: float | None) -> Shape:
-    if re.fullmatch(r"(\d+[PDCpdc])+", text):
-        return shape(text, kind, hosts, slow_gbps)
-    if Path(text).suffix == ".toml":
-        return from_file(Path(text), kind)
-    return shape(text, kind)
 
 
 def _show_limits(limits: dict[tuple[str, str], Limit], share: float) -> None:

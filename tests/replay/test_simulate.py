@@ -1,6 +1,5 @@
 """The simulation: nothing is lost, nobody is early, a request's parts are its whole, and it repeats itself."""
 
-import random
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,6 @@ from load.replay.outcome import outcome
 from load.replay.simulate import Knowledge, Simulation
 from load.replay.trace import Ask, BadTrace, azure, mooncake, read, write
 from load.replay.workload import WORKLOADS, BadWorkload, generate
-from policies.contract import Policy
 from policies.registry import create
 
 PROFILE = Profile(
@@ -34,11 +32,10 @@ PROFILE = Profile(
 def simulate(
     asks: list[Ask], policy: str = "joint", fleet: str = "2P2D", kv_blocks: int = 512, **knowledge: float
 ) -> Simulation:
-    made: Policy = create(policy)
-    if isinstance(spread := getattr(made, "spread", None), random.Random):
-        spread.seed(1)
     told = Knowledge(**knowledge)  # type: ignore[arg-type]
-    run = Simulation(asks, shape(fleet, PROFILE), made, kv_blocks=kv_blocks, block_tokens=64, knowledge=told)
+    run = Simulation(
+        asks, shape(fleet, PROFILE), create(policy, seed=1), kv_blocks=kv_blocks, block_tokens=64, knowledge=told
+    )
     run.run()
     return run
 
