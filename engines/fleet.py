@@ -84,6 +84,7 @@ class Engine(_Strict):
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: tuple[int, ...] = ()
     profile: str = Field("", description="its assumed speed until it is seen: a profile's name, or a .toml file")
+    drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP rank")

@@ -56,6 +56,8 @@ class App:
         self.router = Router(settings, self.metrics)
         self.readiness = Readiness(fleet, self.lookup, self.router.warnings)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
+        fleet.members.append(self._enrolment)
+        fleet.drain_s = settings.drain_s
         self._settings = settings
         self._tracing = tracing or Tracing.of(settings)
         dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)

@@ -59,10 +59,11 @@ class Readiness:
                 "url": engine.url,
                 "state": engine.state,
                 "why": engine.why,
+                "draining": engine.draining,
                 "prefill_requests": engine.prefill_requests,
                 "decode_requests": engine.decode_requests,
             }
-            for engine in self._fleet
+            for engine in (*self._fleet, *self._fleet.leaving)
         ]
         return {
             "ready": self.ready,
@@ -82,7 +83,12 @@ def together(reports: list[dict[str, Any]]) -> dict[str, Any]:
         for what in ("missing", "warnings"):
             if what in whole:
                 whole[what] += [text for text in other[what] if text not in whole[what]]
-        for mine, theirs in zip(whole.get("engines", ()), other.get("engines", ()), strict=True):
+        here = {(mine["name"], mine["url"]): mine for mine in whole.get("engines", ())}
+        for theirs in other.get("engines", ()):
+            mine = here.get((theirs["name"], theirs["url"]))
+            if mine is None:  # it came or left just now
+                whole["engines"].append(theirs)
+                continue
             for count in ("prefill_requests", "decode_requests"):
                 mine[count] += theirs[count]
     if others:

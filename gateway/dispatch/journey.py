@@ -17,7 +17,7 @@ from gateway.dispatch.relay import Cut, Tally, relay
 from gateway.dispatch.verdict import Leg, judge
 from gateway.errors import ApiError, unavailable
 from gateway.fleet.booking import Booking
-from gateway.fleet.engine import Engine, State
+from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import Fleet
 from gateway.index.lookup import Lookup
 from gateway.routing.router import Router
@@ -208,8 +208,8 @@ class Dispatcher:
             avoid.add(prefill.name)
         if verdict.avoid_decode:
             avoid.add(decode.name)
-        if failed.cause == "refused":
-            self._fleet.mark(self._fleet.engines[failed.engine], State.DOWN, str(failed))
+        engine = prefill if failed.leg is Leg.PREFILL and prefill is not None else decode
+        self._fleet.observe(engine, failed.leg.name, failed.cause, why=str(failed))
 
     def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
         """Pass on an engine's own last word, or say in ours what went wrong."""

@@ -1,11 +1,12 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
 from gateway.fleet.pace import Pace
+from gateway.fleet.wanted import Wanted
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
@@ -36,7 +37,7 @@ class Sight(Protocol):
 
 
 class Engine:
-    """Live state of one engine. `why` says in words why it is not up."""
+    """Live state of one engine. `why` says in words why it is not up. Its fleet changes what others only read."""
 
     def __init__(
         self,
@@ -49,12 +50,16 @@ class Engine:
         limits: Limits | None = None,
         pace: Pace | None = None,
     ) -> None:
+        self.wanted = Wanted(name, url, role, model, host, lease_s)
         self.name = name
         self.url = url
         self.role = role
-        self._role: contract.Role = role.value
         self.host = host
         self.lease_s = lease_s
+        self.draining = False
+        """Nothing new goes there, because somebody wants it so."""
+        self.offers: contract.Role | None = None
+        """As what policies see it now; None: not at all."""
         self.pool = Pool(url, limits=limits or Limits())
         self.state = State.UNKNOWN
         self.why = "not checked yet"
@@ -82,6 +87,26 @@ class Engine:
         self.prefill_tokens = 0
         self.decode_requests = 0
         self.decode_tokens = 0
+
+    @classmethod
+    def of(cls, wanted: Wanted, limits: Limits) -> Self:
+        """A new engine, as somebody wants it."""
+        w = wanted
+        made = cls(w.name, w.url, w.role, w.model, w.host, w.lease_s, limits, Pace(w.speed))
+        made.adopt(w)
+        return made
+
+    def adopt(self, wanted: Wanted) -> None:
+        """The same process is wanted otherwise: in another role, on another host, ..."""
+        self.wanted = wanted
+        self.role, self.host, self.lease_s = wanted.role, wanted.host, wanted.lease_s
+        self.pace.prior = wanted.speed
+        self.draining = wanted.drain
+
+    @property
+    def idle(self) -> bool:
+        """Whether this gateway has nothing in flight on it."""
+        return not (self.prefill_requests or self.decode_requests)
 
     def serves(self, model: str) -> bool:
         return model == self.model or model in self.served
@@ -121,7 +146,7 @@ class Engine:
         others = self._others
         return self.decode_requests - self.coming_requests + others.decode_requests - others.coming_requests
 
-    def view(self, sight: Sight) -> contract.Engine:
+    def view(self, sight: Sight, role: contract.Role) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""
         url = self.url
         cached, offloaded, others = sight.of(url)
@@ -132,7 +157,7 @@ class Engine:
         pace.rest()
         return contract.Engine(
             name=self.name,
-            role=self._role,
+            role=role,
             host=self.host,
             prefill_requests=self.prefill_requests + others.prefill_requests,
             prefill_tokens=self.prefill_tokens + others.prefill_tokens,

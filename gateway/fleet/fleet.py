@@ -1,19 +1,25 @@
-"""All engines: who serves which model, and the snapshot that a policy sees."""
+"""All engines: who serves which model, the snapshot that a policy sees, and how engines come and go while it serves."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import policies.contract as contract
-from engines.fleet import ANY
 from engines.fleet import Fleet as FleetFile
-from engines.model import profile as profiles
+from gateway.fleet import wanted as wanting
 from gateway.fleet.engine import Engine, Sight, State
 from gateway.fleet.links import NOMINAL_BYTES, Links
-from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
+from gateway.fleet.wanted import Wanted
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+_LOOK_S = 0.05
 
 
 def of_model(model: str) -> str:
@@ -21,43 +27,117 @@ def of_model(model: str) -> str:
     return f"model:{model}"
 
 
+class Member(Protocol):
+    """Who follows the fleet's engines. `joined` and `left` must not block."""
+
+    def joined(self, engine: Engine) -> None: ...
+
+    def left(self, engine: Engine) -> None:
+        """Nothing new goes to the engine; what runs there may end."""
+        ...
+
+    async def gone(self, engine: Engine) -> None:
+        """Nothing runs there any more: forget it. Must not raise."""
+        ...
+
+
+class Change(NamedTuple):
+    """What `Fleet.sync` did, by names; an engine that another takes the place of is in both first lists."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = (f"{word} {', '.join(names)}" for word, names in zip(self._fields, self, strict=True) if names)
+        return "; ".join(parts) or "nothing changed"
+
+
 class Fleet:
     """The engines of this gateway by name. `ttft_slo_s`, `itl_slo_s`: what its clients should get, seconds."""
 
     def __init__(
         self,
-        engines: Iterable[Engine],
-        links: Mapping[tuple[str, str], contract.Link] | None = None,
+        wanted: Iterable[Wanted] = (),
+        links: wanting.Links | None = None,
+        limits: Limits | None = None,
         ttft_slo_s: float = 2.0,
         itl_slo_s: float = 0.05,
     ) -> None:
-        self.engines = {engine.name: engine for engine in engines}
-        self.links = Links(links)
+        self.engines: dict[str, Engine] = {}
+        self.leaving: list[Engine] = []
+        """Engines that are no longer wanted and still have requests."""
+        self.members: list[Member] = []
+        self.links = Links()
+        self.drain_s = DRAIN_S
+        """How long requests may go on at an engine that is removed."""
+        self._limits = limits or Limits()
         self._traffic: dict[str, Traffic] = {}
         self._objectives = (ttft_slo_s, itl_slo_s)
         self._changed: asyncio.Event = asyncio.Event()
+        self._farewells: set[asyncio.Task[None]] = set()
+        self.sync(wanted, links)
 
     @classmethod
     def of(cls, file: FleetFile, limits: Limits, ttft_slo_s: float = 2.0, itl_slo_s: float = 0.05) -> "Fleet":
         """The engines that a fleet file names. Raises `UnknownProfile`."""
-        engines = (
-            Engine(
-                e.name,
-                file.url(e),
-                e.role,
-                model="" if e.model == ANY else e.model,
-                host=e.host,
-                lease_s=file.models[e.model].lease_s,
-                limits=limits,
-                pace=Pace(profiles.load(e.profile).speed if e.profile else contract.ASSUMED),
-            )
-            for e in file.engines
-        )
-        links = {(k.a, k.b): contract.Link(gbps=k.gbps, latency_us=k.latency_us) for k in file.links}
-        return cls(engines, links, ttft_slo_s, itl_slo_s)
+        return cls(wanting.of_file(file), wanting.links_of(file), limits, ttft_slo_s, itl_slo_s)
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self.engines.values())
+
+    def sync(self, wanted: Iterable[Wanted], links: wanting.Links | None = None) -> Change:
+        """Make the engines those that are wanted, in one step; names and URLs must each be there once.
+
+        An engine that stays goes on as it is, in its new role if that changed. One that is not wanted any more gets
+        nothing new, what runs there ends (within `drain_s`), then its members are told that it is gone.
+        """
+        goal = {one.name: one for one in wanted}
+        before = self.engines
+        stay = {name: e for name, e in before.items() if name in goal and e.wanted.same_engine(goal[name])}
+        changed = tuple(name for name, engine in stay.items() if engine.wanted != goal[name])
+        new = {name: Engine.of(one, self._limits) for name, one in goal.items() if name not in stay}
+        self.engines = {name: stay.get(name) or new[name] for name in goal}
+        if links is not None:
+            self.links.know(links)
+        for name in changed:
+            stay[name].adopt(goal[name])
+            self._reconsider(stay[name])
+        old = [engine for name, engine in before.items() if name not in stay]
+        for engine in old:
+            self._leave(engine)
+        for engine in new.values():
+            for member in self.members:
+                member.joined(engine)
+        change = Change(tuple(new), tuple(engine.name for engine in old), changed)
+        if before and any(change):
+            log.info("fleet: %s", change)
+        return change
+
+    def _leave(self, engine: Engine) -> None:
+        engine.draining = True
+        self._reconsider(engine)
+        self.leaving.append(engine)
+        for member in self.members:
+            member.left(engine)
+        task = asyncio.get_running_loop().create_task(self._farewell(engine), name=f"farewell {engine.name}")
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    async def _farewell(self, engine: Engine) -> None:
+        """What runs on the engine ends, or its time does; then it is closed and forgotten."""
+        deadline = time.monotonic() + self.drain_s
+        while not engine.idle and time.monotonic() < deadline:  # noqa: ASYNC110 - nothing is told at each release
+            await asyncio.sleep(_LOOK_S)
+        if not engine.idle:
+            log.warning("engine %s is closed with requests in flight: %r", engine.name, engine)
+        engine.pool.close()
+        self.leaving.remove(engine)
+        for member in self.members:
+            await member.gone(engine)
+        if not any(other.model == engine.model for other in self):
+            self._traffic.pop(engine.model, None)
+        log.info("engine %s (%s) has left", engine.name, engine.url)
 
     def models(self) -> dict[str, bytes]:
         """Every model that an engine serves now: id -> entry of `/v1/models`, merged."""
@@ -82,6 +162,8 @@ class Fleet:
     def loads(self) -> dict[str, InFlight]:
         """What this gateway has in flight, by engine URL; idle engines are left out."""
         loads = {e.url: e.in_flight for e in self.engines.values() if e.decode_requests or e.prefill_requests}
+        for engine in self.leaving:
+            loads.setdefault(engine.url, engine.in_flight)
         for model, traffic in self._traffic.items():
             arrivals, work = traffic.rates()
             if arrivals > 1e-3:
@@ -96,11 +178,11 @@ class Fleet:
         return traffic
 
     def snapshot(self, model: str, sight: Sight, avoid: Collection[str] = ()) -> contract.Fleet | None:
-        """The healthy engines that serve `model`, without those to avoid; None if none of them can answer."""
+        """The engines that take requests for `model`, without those to avoid; None if none of them can answer."""
         views = [
-            engine.view(sight)
+            engine.view(sight, role)
             for engine in self.engines.values()
-            if engine.state is State.UP
+            if (role := engine.offers) is not None
             and (engine.model == model or model in engine.served)
             and not (avoid and engine.name in avoid)
         ]
@@ -125,11 +207,11 @@ class Fleet:
         )
 
     def missing(self) -> list[str]:
-        """What keeps the fleet from being complete, in words: a role of a model without a healthy engine."""
+        """What keeps the fleet from being complete, in words: a role of a model that no engine takes requests for."""
         lacks = []
         for model in sorted({engine.model for engine in self}):
             mine = [engine for engine in self if engine.model == model]
-            up = {engine.role for engine in mine if engine.state is State.UP}
+            up = {engine.role for engine in mine if engine.offers is not None}
             wanted = sorted({engine.role for engine in mine} - up)
             lacks += [f"{model or 'the fleet'}: no {role} engine is up" for role in wanted]
         return lacks
@@ -137,12 +219,30 @@ class Fleet:
     def ready(self) -> bool:
         """True if every model can be answered (perhaps without remote prefill)."""
         models = {engine.model for engine in self}
-        return all(any(e.model == model and e.role.decodes and e.state is State.UP for e in self) for model in models)
+        return bool(models) and all(
+            any(e.model == model and e.offers not in (None, "prefill") for e in self) for model in models
+        )
 
     def mark(self, engine: Engine, state: State, why: str = "") -> None:
         """Note that an engine answers, or why it does not; wakes who waits for one."""
         engine.state, engine.why = state, why
-        if state is State.UP:
+        self._reconsider(engine)
+
+    def drain(self, engine: Engine, drain: bool = True) -> None:
+        """Nothing new goes to an engine that stays in the fleet; or it does again."""
+        engine.draining = drain
+        self._reconsider(engine)
+
+    def observe(self, engine: Engine, leg: str, outcome: str, took_s: float = 0.0, why: str = "") -> None:
+        """What became of one leg there: `ok`, or the cause of its failure. Costs next to nothing."""
+        if outcome == "refused":
+            self.mark(engine, State.DOWN, why)
+
+    def _reconsider(self, engine: Engine) -> None:
+        """Something about an engine has changed: is it offered to policies?"""
+        before = engine.offers
+        engine.offers = engine.role.value if engine.state is State.UP and not engine.draining else None
+        if engine.offers is not None and engine.offers is not before:
             self._changed.set()
             self._changed = asyncio.Event()
 
@@ -151,5 +251,7 @@ class Fleet:
         await self._changed.wait()
 
     def close(self) -> None:
-        for engine in self:
+        for task in self._farewells:
+            task.cancel()
+        for engine in (*self, *self.leaving):
             engine.pool.close()

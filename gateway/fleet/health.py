@@ -66,18 +66,34 @@ class Watch:
         self._fleet = fleet
         self._settings = settings
         self._listener = listener
-        self._checked = {engine.name: asyncio.Event() for engine in fleet}
-        self._tasks = [asyncio.create_task(self._watch(engine), name=f"health {engine.name}") for engine in fleet]
+        self._tasks: dict[Engine, asyncio.Task[None]] = {}
+        self._checked: dict[Engine, asyncio.Event] = {}
+        for engine in fleet:
+            self.joined(engine)
+        fleet.members.append(self)
+
+    def joined(self, engine: Engine) -> None:
+        self._checked[engine] = asyncio.Event()
+        self._tasks[engine] = asyncio.create_task(self._watch(engine), name=f"health {engine.name}")
+
+    def left(self, engine: Engine) -> None:
+        self._checked.pop(engine).set()
+        self._tasks.pop(engine).cancel()
+
+    async def gone(self, engine: Engine) -> None:
+        """Nothing is kept of it."""
 
     async def first_round(self) -> None:
         """Wait until every engine was asked once."""
-        for checked in self._checked.values():
+        for checked in list(self._checked.values()):
             await checked.wait()
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        self._fleet.members.remove(self)
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, engine: Engine) -> None:
         async with client(engine, self._settings.health_timeout_s) as http:
@@ -92,5 +108,5 @@ class Watch:
                     else:
                         self._listener.down(engine, gone=why.startswith("ConnectError"))
                 self._fleet.mark(engine, state, why)
-                self._checked[engine.name].set()
+                self._checked[engine].set()
                 await asyncio.sleep(self._settings.health_interval_s)

@@ -28,6 +28,12 @@ class Links(Mapping[tuple[str, str], Link]):
         self._lines: dict[tuple[str, str], Line] = {}
         self._links: dict[tuple[str, str], Link] = {}
 
+    def know(self, known: Mapping[tuple[str, str], Link]) -> None:
+        """What somebody says of links; what was fitted already stays."""
+        self._known = {_pair(*hosts): link for hosts, link in known.items()}
+        for pair in self._links.keys() - self._lines.keys():
+            del self._links[pair]
+
     def __getitem__(self, hosts: tuple[str, str]) -> Link:
         pair = _pair(*hosts)
         link = self._links.get(pair)

@@ -37,13 +37,14 @@ class Pace:
     """One engine's speed."""
 
     def __init__(self, prior: Speed = ASSUMED, clock: Callable[[], float] = time.monotonic) -> None:
-        self._prior = prior
+        self.prior = prior
+        """What is assumed until it is seen, and again after `reset`."""
         self._clock = clock
         self.reset()
 
     def reset(self) -> None:
         """Back to the prior: another process runs there now."""
-        p = self._prior
+        p = self.prior
         self._prefill = Line((OVERHEAD_S, p.token_s, p.context_s), (1.0, 1e3, 1e7))
         self._decode = Line((p.step_s, p.sequence_s, p.kv_s), (1.0, 10.0, 1e5))
         self._mix = p.mix

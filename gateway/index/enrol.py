@@ -75,6 +75,32 @@ class Enrolment:
         if namespace is not None and gone:
             namespace.ingest.restarted(engine.url)
 
+    def joined(self, engine: Engine) -> None:
+        """It is enrolled when it is up."""
+
+    def left(self, engine: Engine) -> None:
+        """What is known of it holds until it is gone."""
+        self.down(engine, gone=False)
+
+    async def gone(self, engine: Engine) -> None:
+        """Nothing runs there any more: what is known of it is forgotten, in the index too."""
+        lookup, model = self._lookup, engine.model
+        namespace = lookup.namespaces.get(model)
+        named = engine.name in self._fleet.engines
+        if not named:
+            lookup.troubles.pop(engine.name, None)
+        if namespace is None:
+            return
+        if not named:
+            namespace.wrong.pop(engine.name, None)
+            namespace.prompts.forget(engine.name)
+        if not any(other.url == engine.url for other in self._fleet):
+            namespace.names.pop(engine.incarnation, None)
+            await namespace.ingest.remove(engine.url, forget=True)
+        if not any(other.model == model for other in self._fleet) and lookup.namespaces.get(model) is namespace:
+            del lookup.namespaces[model]
+            await namespace.close()
+
     async def _enrol(self, engine: Engine) -> None:
         async with client(engine, self._settings.health_timeout_s) as http:
             while True:

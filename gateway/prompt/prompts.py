@@ -86,6 +86,11 @@ class Prompts:
         self._drift = ""
         self._settle()
 
+    def forget(self, engine: str) -> None:
+        """An engine has left."""
+        if self._verdicts.pop(engine, None) is not None:
+            self._settle()
+
     def _settle(self) -> None:
         before = self.mode
         self.mode, self.why = self._choose()

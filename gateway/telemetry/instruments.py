@@ -5,6 +5,7 @@ One event loop writes them and reads them for a scrape, so they need none. What 
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -39,13 +40,31 @@ class Histogram:
         self.sum += value
 
 
-class Counters(Collector):
+Child = TypeVar("Child")
+
+
+class _Family(Collector, Generic[Child]):
+    """Children by their label values."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._children: dict[tuple[str, ...], Child] = {}
+        registry.register(self)
+
+    def drop(self, label: str, value: str) -> None:
+        """Forget all children with this value of a label; nothing happens where there is no such label."""
+        if label in self._labels:
+            at = self._labels.index(label)
+            for values in [values for values in self._children if values[at] == value]:
+                del self._children[values]
+
+
+class Counters(_Family[Counter]):
     """A counter for each set of label values; call it with the values."""
 
     def __init__(self, registry: CollectorRegistry, name: str, text: str, labels: Sequence[str]) -> None:
         self._family = (name, text, None, labels)
-        self._children: dict[tuple[str, ...], Counter] = {}
-        registry.register(self)
+        super().__init__(registry, labels)
 
     def __call__(self, *values: str) -> Counter:
         child = self._children.get(values)
@@ -60,7 +79,7 @@ class Counters(Collector):
         yield family
 
 
-class Histograms(Collector):
+class Histograms(_Family[Histogram]):
     """A histogram for each set of label values; call it with the values."""
 
     def __init__(
@@ -69,8 +88,7 @@ class Histograms(Collector):
         self._family = (name, text, None, None, labels)
         self._bounds = bounds
         self._names = [*(floatToGoString(bound) for bound in bounds), "+Inf"]
-        self._children: dict[tuple[str, ...], Histogram] = {}
-        registry.register(self)
+        super().__init__(registry, labels)
 
     def __call__(self, *values: str) -> Histogram:
         child = self._children.get(values)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Info, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.fleet.engine import State
+from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
 from gateway.telemetry.instruments import Counters, Histograms
 
@@ -25,12 +25,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._families: list[Counters | Histograms] = []
 
         def counter(name: str, text: str, *labels: str) -> Counters:
-            return Counters(self.registry, name, text, labels)
+            family = Counters(self.registry, name, text, labels)
+            self._families.append(family)
+            return family
 
         def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histograms:
-            return Histograms(self.registry, name, text, bounds, labels)
+            family = Histograms(self.registry, name, text, bounds, labels)
+            self._families.append(family)
+            return family
 
         self.requests = counter("baton_requests", "Requests ended.", "route", "model", "outcome")
         self.ttft = histogram(
@@ -79,7 +84,21 @@ class Metrics:
 
     def watch(self, fleet: Fleet) -> None:
         """Show the fleet's state; read when asked for, so that requests pay nothing for it."""
+        self._fleet = fleet
         self.registry.register(_FleetState(fleet))
+        fleet.members.append(self)
+
+    def joined(self, engine: Engine) -> None:
+        """It shows by itself."""
+
+    def left(self, engine: Engine) -> None:
+        """What it has done still counts."""
+
+    async def gone(self, engine: Engine) -> None:
+        """Labels are those of engines that there are."""
+        if engine.name not in self._fleet.engines:
+            for family in self._families:
+                family.drop("engine", engine.name)
 
     def show_policies(self, policies: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
         """Show which policies are in use: name, version, use."""
@@ -108,7 +127,8 @@ class _FleetState(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["engine", "role", "model"]
-        up = GaugeMetricFamily("baton_engine_up", "1 if requests are sent to the engine.", labels=labels)
+        up = GaugeMetricFamily("baton_engine_up", "1 if the engine answers.", labels=labels)
+        taking = GaugeMetricFamily("baton_engine_taking", "1 if requests are sent to the engine.", labels=labels)
         flight = GaugeMetricFamily("baton_in_flight", "Requests in flight by leg.", labels=["engine", "leg"])
         tokens = GaugeMetricFamily(
             "baton_in_flight_tokens", "Prompt tokens in flight by leg.", labels=["engine", "leg"]
@@ -122,8 +142,10 @@ class _FleetState(Collector):
             "baton_engine_lateness", "How many times longer than fitted prefills take now.", labels=["engine"]
         )
         connections = GaugeMetricFamily("baton_connections", "Connections by state.", labels=["engine", "state"])
-        for engine in self._fleet:
+        leaving = [engine for engine in self._fleet.leaving if engine.name not in self._fleet.engines]
+        for engine in (*self._fleet, *leaving):
             up.add_metric([engine.name, engine.role, engine.model], float(engine.state is State.UP))
+            taking.add_metric([engine.name, engine.role, engine.model], float(engine.offers is not None))
             flight.add_metric([engine.name, "prefill"], engine.prefill_requests)
             flight.add_metric([engine.name, "decode"], engine.decode_requests)
             tokens.add_metric([engine.name, "prefill"], engine.prefill_tokens)
@@ -133,4 +155,4 @@ class _FleetState(Collector):
             for kind, share in engine.pace.error.items():
                 error.add_metric([engine.name, kind], share)
             late.add_metric([engine.name], engine.pace.lateness)
-        yield from (up, flight, tokens, connections, error, late)
+        yield from (up, taking, flight, tokens, connections, error, late)

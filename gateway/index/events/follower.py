@@ -310,9 +310,13 @@ class Follower:
                 self._writers.pop(tier, None)
         self.settled = True
 
-    async def close(self) -> None:
+    async def close(self, forget: bool = False) -> None:
+        """Follow no more. `forget`: what we wrote is taken back; another who follows on writes it again."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Unavailable):
+            if forget and self._candidate.part is Part.LEADER:
+                for writer in self._writers.values():
+                    await writer.close()
             await self._candidate.resign()

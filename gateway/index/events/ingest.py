@@ -53,10 +53,10 @@ class Ingest:
             Follower(source, self._index, self._leases, self._model, self._size) for source in sources
         ]
 
-    async def remove(self, engine: str) -> None:
-        """Follow it no more."""
+    async def remove(self, engine: str, forget: bool = False) -> None:
+        """Follow it no more; `forget`: nor shall the index know what it holds, if it is us who write that."""
         for follower in self._followers.pop(engine, ()):
-            await follower.close()
+            await follower.close(forget)
 
     def restarted(self, engine: str) -> None:
         """The engine's process has ended: nothing it held is left."""

@@ -1,0 +1,54 @@
+"""What the fleet should be: engines by name, as plain data that several sources may tell."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import policies.contract as contract
+from engines.fleet import ANY, LEASE_S, Role
+from engines.fleet import Fleet as FleetFile
+from engines.model import profile as profiles
+
+Links = Mapping[tuple[str, str], contract.Link]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One engine that requests should be sent to."""
+
+    name: str
+    url: str
+    role: Role
+    model: str = ""
+    """The model it must serve; empty: whatever it says that it serves."""
+    host: str = "localhost"
+    lease_s: float = LEASE_S
+    speed: contract.Speed = contract.ASSUMED
+    """How fast it is, until that is seen."""
+    drain: bool = False
+    """Nothing new goes there, and it stays in the fleet."""
+
+    def same_engine(self, other: "Wanted") -> bool:
+        """Whether both mean one process, so that all that is known of it still holds."""
+        return (self.name, self.url, self.model) == (other.name, other.url, other.model)
+
+
+def of_file(file: FleetFile) -> list[Wanted]:
+    """The engines that a fleet file names. Raises `UnknownProfile`."""
+    return [
+        Wanted(
+            e.name,
+            file.url(e),
+            e.role,
+            model="" if e.model == ANY else e.model,
+            host=e.host,
+            lease_s=file.models[e.model].lease_s,
+            speed=profiles.load(e.profile).speed if e.profile else contract.ASSUMED,
+            drain=e.drain,
+        )
+        for e in file.engines
+    ]
+
+
+def links_of(file: FleetFile) -> Links:
+    """The links between hosts that a fleet file names."""
+    return {(k.a, k.b): contract.Link(gbps=k.gbps, latency_us=k.latency_us) for k in file.links}
