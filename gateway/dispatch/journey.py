@@ -18,7 +18,7 @@ from gateway.dispatch.verdict import Leg, judge
 from gateway.errors import ApiError, unavailable
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
-from gateway.fleet.fleet import Fleet
+from gateway.fleet.fleet import OK, Fleet
 from gateway.index.lookup import Lookup
 from gateway.routing.router import Router
 from gateway.settings import Settings
@@ -124,6 +124,7 @@ class Dispatcher:
         booking.prefilled()
         took_s = x.times["prefill"]
         self._metrics.legs("prefill", engine.name).observe(took_s)
+        self._fleet.observe(engine, "prefill", OK)
         new = transfer.prompt_tokens - (x.cached_tokens or 0)
         engine.pace.prefilled(new, x.cached_tokens or 0, booking.waits_s, took_s, booking.beside)
         self._lookup.prefilled(x.sight, engine, transfer.prompt_tokens, x.cached_tokens, returned)
@@ -147,6 +148,7 @@ class Dispatcher:
             booking.prefilled()
             took_s = x.times["decode"]
             self._metrics.legs("decode", engine.name).observe(took_s)
+            self._fleet.observe(engine, "decode", OK)
             if isinstance(opened, Opened):
                 self._began(x, engine, source, took_s, booking)
             if transfer is not None:
@@ -158,8 +160,9 @@ class Dispatcher:
         except LegFailed as failed:
             outcome = failed.cause
             raise
-        except Cut:
+        except Cut as cut:
             outcome = "cut"
+            self._fleet.observe(engine, "decode", outcome, str(cut))
             raise
         finally:
             span.end(error=outcome)
@@ -209,7 +212,7 @@ class Dispatcher:
         if verdict.avoid_decode:
             avoid.add(decode.name)
         engine = prefill if failed.leg is Leg.PREFILL and prefill is not None else decode
-        self._fleet.observe(engine, failed.leg.name, failed.cause, why=str(failed))
+        self._fleet.observe(engine, "decode" if engine is decode else "prefill", failed.cause, str(failed))
 
     def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
         """Pass on an engine's own last word, or say in ours what went wrong."""

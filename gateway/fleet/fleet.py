@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import policies.contract as contract
 from engines.fleet import Fleet as FleetFile
@@ -17,6 +17,9 @@ from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits
 
 log = logging.getLogger(__name__)
+
+OK = "ok"
+Leg = Literal["prefill", "decode"]
 
 DRAIN_S = 30.0
 _LOOK_S = 0.05
@@ -233,8 +236,8 @@ class Fleet:
         engine.draining = drain
         self._reconsider(engine)
 
-    def observe(self, engine: Engine, leg: str, outcome: str, took_s: float = 0.0, why: str = "") -> None:
-        """What became of one leg there: `ok`, or the cause of its failure. Costs next to nothing."""
+    def observe(self, engine: Engine, leg: Leg, outcome: str, why: str = "") -> None:
+        """What became of one leg there: `OK`, or the cause of its failure. Costs next to nothing."""
         if outcome == "refused":
             self.mark(engine, State.DOWN, why)
 
