@@ -6,6 +6,7 @@ from functools import lru_cache
 
 RUNNING = "vllm:num_requests_running"
 WAITING = "vllm:num_requests_waiting"
+KV_USAGE = "vllm:kv_cache_usage_perc"
 KV_BYTES_PULLED = "vllm:nixl_bytes_transferred_sum"
 KV_EXPIRED = "vllm:nixl_num_kv_expired_reqs_total"
 READ_AFTER_EXPIRY = "vllm:nixl_num_notifications_after_expiry_total"

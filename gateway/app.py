@@ -18,6 +18,7 @@ from gateway.api.serving import Serving
 from gateway.api.siblings import Siblings
 from gateway.dispatch.journey import Dispatcher
 from gateway.errors import ApiError
+from gateway.fleet.breaker import Rules
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import Watch
 from gateway.front import asgi
@@ -34,6 +35,13 @@ from gateway.telemetry.tracing import Tracing
 from gateway.wire.pool import Limits
 
 _HOT = {path.encode(): api for path, api in APIS.items()}
+
+
+def fleet_of(file: FleetFile, settings: Settings) -> Fleet:
+    """The engines that a fleet file names, as these settings want them treated. Raises `UnknownProfile`."""
+    limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
+    rules = Rules(row=settings.eject_failures, rest_s=settings.eject_s)
+    return Fleet.of(file, limits, settings.ttft_slo_s, settings.itl_slo_s, rules)
 
 
 class App:
@@ -57,7 +65,7 @@ class App:
         self.readiness = Readiness(fleet, self.lookup, self.router.warnings)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         fleet.members.append(self._enrolment)
-        fleet.drain_s = settings.drain_s
+        fleet.drain_s, fleet.trust.most, fleet.trust.slow = settings.drain_s, settings.eject_most, settings.eject_slow
         self._settings = settings
         self._tracing = tracing or Tracing.of(settings)
         dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
@@ -73,10 +81,8 @@ class App:
         cls, file: FleetFile, settings: Settings, tracing: Tracing | None = None, siblings: Siblings | None = None
     ) -> Self:
         """The gateway in front of the engines that a fleet file names."""
-        limits = Limits(connections=settings.connections_per_engine, connect_s=settings.connect_timeout_s)
         folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
-        fleet = Fleet.of(file, limits, settings.ttft_slo_s, settings.itl_slo_s)
-        return cls(fleet, settings, tracing, Folders(folders, settings.tokenizer), siblings)
+        return cls(fleet_of(file, settings), settings, tracing, Folders(folders, settings.tokenizer), siblings)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

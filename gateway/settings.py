@@ -60,6 +60,14 @@ class Settings(BaseModel):
 
     health_interval_s: float = Field(1.0, gt=0, description="between two health checks of an engine")
     health_timeout_s: float = Field(5.0, gt=0, description="until an engine has answered a health check")
+    vitals_interval_s: float = Field(10.0, gt=0, description="between two looks at an engine's own metrics")
+    stall_s: float = Field(30.0, gt=0, description="an engine with requests and no sign of work for so long is probed")
+    probe_timeout_s: float = Field(10.0, gt=0, description="until a probed engine has given a token; then it is down")
+    eject_failures: int = Field(5, gt=0, description="failures in a row after which an engine rests from a leg")
+    eject_s: float = Field(5.0, gt=0, description="how long it rests the first time; twice as long each time after")
+    eject_most: float = Field(0.5, ge=0, lt=1, description="share of a role's engines that may rest; never all")
+    eject_slow: float = Field(8.0, gt=1, description="so many times slower than the others of its role is a failure")
+    drift_alarm_s: float = Field(30.0, gt=0, description="until requests that nobody knows of on an engine alarm")
 
     policies_folder: str = Field("", description="folder whose newest good .py file is the policy; empty: none")
     policy_budget_ms: float = Field(5.0, gt=0, description="a decision that takes longer is counted as a failure")

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.admission.keys import Keys
 from gateway.api.siblings import Siblings
 from gateway.errors import ApiError, model_not_found
+from gateway.fleet.breaker import Phase
 from gateway.fleet.fleet import Fleet
 from gateway.index.lookup import Lookup
 from gateway.telemetry.merge import merge
@@ -60,6 +61,9 @@ class Readiness:
                 "state": engine.state,
                 "why": engine.why,
                 "draining": engine.draining,
+                "takes": engine.offers,
+                "ejected": {leg: b.why for leg, b in engine.breakers.items() if b.phase is not Phase.CLOSED},
+                "drift": engine.drift,
                 "prefill_requests": engine.prefill_requests,
                 "decode_requests": engine.decode_requests,
             }

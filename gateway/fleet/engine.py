@@ -1,16 +1,25 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
+from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
 from gateway.fleet.pace import Pace
 from gateway.fleet.wanted import Wanted
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
 _NO_LOAD = InFlight()
+
+Leg = Literal["prefill", "decode"]
+LEGS: dict[contract.Role, tuple[Leg, ...]] = {
+    "prefill": ("prefill",),
+    "decode": ("decode",),
+    "both": ("prefill", "decode"),
+}
+"""What an engine is used for; a decode engine that prefills by itself does so as part of its decode leg."""
 
 
 class State(StrEnum):
@@ -49,6 +58,7 @@ class Engine:
         lease_s: float = LEASE_S,
         limits: Limits | None = None,
         pace: Pace | None = None,
+        rules: Rules = NORMAL,
     ) -> None:
         self.wanted = Wanted(name, url, role, model, host, lease_s)
         self.name = name
@@ -60,6 +70,22 @@ class Engine:
         """Nothing new goes there, because somebody wants it so."""
         self.offers: contract.Role | None = None
         """As what policies see it now; None: not at all."""
+        self.breakers: dict[Leg, Breaker] = {"prefill": Breaker(rules), "decode": Breaker(rules)}
+        self.tried = False
+        """Whether single requests are let through to see if it works again."""
+        self.ejections: dict[Leg, int] = {}
+        """How often it was ejected from a leg."""
+        self.spared = 0
+        """How often it was not, because too many were out already."""
+        self._floor: dict[Leg, int] = {}
+        self.heard_s = 0.0
+        """When a leg there went well last (monotonic)."""
+        self.kv_usage = 0.0
+        """Share of its KV blocks in use, as it says."""
+        self.drift = 0
+        """Requests that it has beyond those that gateways know of."""
+        self.drift_s = 0.0
+        """How long it has had some that nobody knows of, or gateways some that it does not have."""
         self.pool = Pool(url, limits=limits or Limits())
         self.state = State.UNKNOWN
         self.why = "not checked yet"
@@ -89,10 +115,10 @@ class Engine:
         self.decode_tokens = 0
 
     @classmethod
-    def of(cls, wanted: Wanted, limits: Limits) -> Self:
+    def of(cls, wanted: Wanted, limits: Limits, rules: Rules = NORMAL) -> Self:
         """A new engine, as somebody wants it."""
         w = wanted
-        made = cls(w.name, w.url, w.role, w.model, w.host, w.lease_s, limits, Pace(w.speed))
+        made = cls(w.name, w.url, w.role, w.model, w.host, w.lease_s, limits, Pace(w.speed), rules)
         made.adopt(w)
         return made
 
@@ -107,6 +133,34 @@ class Engine:
     def idle(self) -> bool:
         """Whether this gateway has nothing in flight on it."""
         return not (self.prefill_requests or self.decode_requests)
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """What it is used for."""
+        return LEGS[self.role.value]
+
+    def busy(self, leg: Leg) -> int:
+        """Requests of ours on one leg."""
+        return self.prefill_requests if leg == "prefill" else self.decode_requests
+
+    def attempt(self, leg: Leg) -> None:
+        """After a rest: see whether it works again."""
+        self.breakers[leg].attempt()
+        self._floor[leg] = self.busy(leg)
+
+    def on_trial(self) -> contract.Role | None:
+        """As what it takes one request more, while it is tried: nothing that is tried twice at once."""
+        offers = self.offers
+        for leg in LEGS[offers] if offers is not None else ():
+            if self.breakers[leg].phase is Phase.TRIED:
+                now = self.busy(leg)
+                if now > self._floor[leg]:
+                    if offers != "both":
+                        return None
+                    offers = "decode" if leg == "prefill" else "prefill"
+                else:
+                    self._floor[leg] = now
+        return offers
 
     def serves(self, model: str) -> bool:
         return model == self.model or model in self.served

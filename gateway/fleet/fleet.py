@@ -4,14 +4,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import policies.contract as contract
 from engines.fleet import Fleet as FleetFile
 from gateway.fleet import wanted as wanting
-from gateway.fleet.engine import Engine, Sight, State
+from gateway.fleet.breaker import NORMAL, Rules
+from gateway.fleet.engine import Engine, Leg, Sight, State
 from gateway.fleet.links import NOMINAL_BYTES, Links
 from gateway.fleet.traffic import Traffic
+from gateway.fleet.trust import Trust
 from gateway.fleet.wanted import Wanted
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits
@@ -19,8 +21,6 @@ from gateway.wire.pool import Limits
 log = logging.getLogger(__name__)
 
 OK = "ok"
-Leg = Literal["prefill", "decode"]
-
 DRAIN_S = 30.0
 _LOOK_S = 0.05
 
@@ -66,6 +66,7 @@ class Fleet:
         limits: Limits | None = None,
         ttft_slo_s: float = 2.0,
         itl_slo_s: float = 0.05,
+        rules: Rules = NORMAL,
     ) -> None:
         self.engines: dict[str, Engine] = {}
         self.leaving: list[Engine] = []
@@ -74,6 +75,8 @@ class Fleet:
         self.links = Links()
         self.drain_s = DRAIN_S
         """How long requests may go on at an engine that is removed."""
+        self.trust = Trust(self, self.reconsider)
+        self._rules = rules
         self._limits = limits or Limits()
         self._traffic: dict[str, Traffic] = {}
         self._objectives = (ttft_slo_s, itl_slo_s)
@@ -82,9 +85,16 @@ class Fleet:
         self.sync(wanted, links)
 
     @classmethod
-    def of(cls, file: FleetFile, limits: Limits, ttft_slo_s: float = 2.0, itl_slo_s: float = 0.05) -> "Fleet":
+    def of(
+        cls,
+        file: FleetFile,
+        limits: Limits,
+        ttft_slo_s: float = 2.0,
+        itl_slo_s: float = 0.05,
+        rules: Rules = NORMAL,
+    ) -> "Fleet":
         """The engines that a fleet file names. Raises `UnknownProfile`."""
-        return cls(wanting.of_file(file), wanting.links_of(file), limits, ttft_slo_s, itl_slo_s)
+        return cls(wanting.of_file(file), wanting.links_of(file), limits, ttft_slo_s, itl_slo_s, rules)
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self.engines.values())
@@ -99,13 +109,13 @@ class Fleet:
         before = self.engines
         stay = {name: e for name, e in before.items() if name in goal and e.wanted.same_engine(goal[name])}
         changed = tuple(name for name, engine in stay.items() if engine.wanted != goal[name])
-        new = {name: Engine.of(one, self._limits) for name, one in goal.items() if name not in stay}
+        new = {name: Engine.of(one, self._limits, self._rules) for name, one in goal.items() if name not in stay}
         self.engines = {name: stay.get(name) or new[name] for name in goal}
         if links is not None:
             self.links.know(links)
         for name in changed:
             stay[name].adopt(goal[name])
-            self._reconsider(stay[name])
+            self.reconsider(stay[name])
         old = [engine for name, engine in before.items() if name not in stay]
         for engine in old:
             self._leave(engine)
@@ -119,7 +129,7 @@ class Fleet:
 
     def _leave(self, engine: Engine) -> None:
         engine.draining = True
-        self._reconsider(engine)
+        self.reconsider(engine)
         self.leaving.append(engine)
         for member in self.members:
             member.left(engine)
@@ -135,9 +145,11 @@ class Fleet:
         if not engine.idle:
             log.warning("engine %s is closed with requests in flight: %r", engine.name, engine)
         engine.pool.close()
-        self.leaving.remove(engine)
-        for member in self.members:
-            await member.gone(engine)
+        try:
+            for member in self.members:
+                await member.gone(engine)
+        finally:
+            self.leaving.remove(engine)
         if not any(other.model == engine.model for other in self):
             self._traffic.pop(engine.model, None)
         log.info("engine %s (%s) has left", engine.name, engine.url)
@@ -185,7 +197,7 @@ class Fleet:
         views = [
             engine.view(sight, role)
             for engine in self.engines.values()
-            if (role := engine.offers) is not None
+            if (role := engine.offers if not engine.tried else engine.on_trial()) is not None
             and (engine.model == model or model in engine.served)
             and not (avoid and engine.name in avoid)
         ]
@@ -229,23 +241,31 @@ class Fleet:
     def mark(self, engine: Engine, state: State, why: str = "") -> None:
         """Note that an engine answers, or why it does not; wakes who waits for one."""
         engine.state, engine.why = state, why
-        self._reconsider(engine)
+        self.reconsider(engine)
 
     def drain(self, engine: Engine, drain: bool = True) -> None:
         """Nothing new goes to an engine that stays in the fleet; or it does again."""
         engine.draining = drain
-        self._reconsider(engine)
+        self.reconsider(engine)
 
     def observe(self, engine: Engine, leg: Leg, outcome: str, why: str = "") -> None:
         """What became of one leg there: `OK`, or the cause of its failure. Costs next to nothing."""
-        if outcome == "refused":
+        if outcome == OK:
+            engine.heard_s = time.monotonic()
+            self.trust.good(engine, leg)
+        elif outcome == "refused":
             self.mark(engine, State.DOWN, why)
+        else:
+            self.trust.bad(engine, leg, outcome, why)
 
-    def _reconsider(self, engine: Engine) -> None:
-        """Something about an engine has changed: is it offered to policies?"""
-        before = engine.offers
-        engine.offers = engine.role.value if engine.state is State.UP and not engine.draining else None
-        if engine.offers is not None and engine.offers is not before:
+    def reconsider(self, engine: Engine) -> None:
+        """Something about an engine has changed: what are it and those like it offered for?"""
+        news = False
+        for one in {engine, *(other for other in self if other.model == engine.model)}:
+            before = one.offers
+            one.offers = self.trust.offer(one)
+            news = news or (one.offers is not None and one.offers != before)
+        if news:
             self._changed.set()
             self._changed = asyncio.Event()
 

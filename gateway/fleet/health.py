@@ -9,12 +9,13 @@ import msgspec
 
 from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
+from gateway.fleet.vigil import Elsewhere, Vigil
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-class Listener(Protocol):
+class Listener(Elsewhere, Protocol):
     """Who wants to know when engines come and go. Must not block."""
 
     def up(self, engine: Engine) -> None: ...
@@ -96,9 +97,10 @@ class Watch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, engine: Engine) -> None:
+        vigil = Vigil(self._fleet, engine, self._settings, self._listener)
         async with client(engine, self._settings.health_timeout_s) as http:
             while True:
-                why = await check(engine, http)
+                why = await check(engine, http) or await vigil.check(http)
                 state = State.DOWN if why else State.UP
                 if state is not engine.state:
                     level = logging.WARNING if why else logging.INFO

@@ -15,7 +15,7 @@ from gateway.fleet.engine import Engine
 from gateway.fleet.facts import facts
 from gateway.fleet.fleet import Fleet, of_model
 from gateway.fleet.health import client
-from gateway.index.contract import Unavailable
+from gateway.index.contract import InFlight, Unavailable
 from gateway.index.events.ingest import Ingest
 from gateway.index.events.stream import sources
 from gateway.index.lookup import Lookup
@@ -75,6 +75,10 @@ class Enrolment:
         if namespace is not None and gone:
             namespace.ingest.restarted(engine.url)
 
+    async def elsewhere(self, engine: Engine) -> InFlight | None:
+        """What other gateways have in flight there."""
+        return await self._lookup.elsewhere(engine)
+
     def joined(self, engine: Engine) -> None:
         """It is enrolled when it is up."""
 
@@ -122,6 +126,7 @@ class Enrolment:
         if engine.started_s not in (0.0, told.started_s):
             namespace.ingest.restarted(engine.url)
             engine.pace.reset()
+            self._fleet.trust.reset(engine)
         namespace.names.pop(engine.incarnation, None)
         engine.started_s = told.started_s
         namespace.names[engine.incarnation] = engine.url

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_digest
 
 from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
-from gateway.index.contract import Unavailable
+from gateway.index.contract import InFlight, Unavailable
 from gateway.index.namespace import Namespace
 from gateway.index.sight import Sight
 from gateway.prompt.apis import Api
@@ -70,6 +70,16 @@ class Lookup:
         sight = Sight(reading, match, namespace)
         self._metrics.lookups("hit" if sight.anything else "miss").inc()
         return sight
+
+    async def elsewhere(self, engine: Engine) -> InFlight | None:
+        """What other gateways have in flight on an engine."""
+        namespace = self.namespaces.get(engine.model)
+        if namespace is None:
+            return None
+        try:
+            return (await namespace.index.match(b"")).others.get(engine.url)
+        except Unavailable:
+            return None
 
     def placed(self, sight: Sight, engines: Sequence[Engine], session: bytes = b"") -> None:
         """A prompt goes to these engines, the one that decodes last: the next one like it should know."""

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Info, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.fleet.breaker import Phase
 from gateway.fleet.engine import Engine, State
 from gateway.fleet.fleet import Fleet
 from gateway.telemetry.instruments import Counters, Histograms
 
 _FAST = (0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_EJECTED = {Phase.CLOSED: 0.0, Phase.TRIED: 0.5, Phase.OPEN: 1.0}
 _DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 
 
@@ -125,7 +127,7 @@ class _FleetState(Collector):
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         labels = ["engine", "role", "model"]
         up = GaugeMetricFamily("baton_engine_up", "1 if the engine answers.", labels=labels)
         taking = GaugeMetricFamily("baton_engine_taking", "1 if requests are sent to the engine.", labels=labels)
@@ -141,6 +143,24 @@ class _FleetState(Collector):
         late = GaugeMetricFamily(
             "baton_engine_lateness", "How many times longer than fitted prefills take now.", labels=["engine"]
         )
+        breaker = GaugeMetricFamily(
+            "baton_engine_ejected",
+            "1 while the engine gets none of a leg, 0.5 while it is tried.",
+            labels=["engine", "leg"],
+        )
+        ejections = CounterMetricFamily("baton_engine_ejections", "How often that began.", labels=["engine", "leg"])
+        spared = CounterMetricFamily(
+            "baton_engine_spared", "Ejections put off because too many engines are out.", labels=["engine"]
+        )
+        usage = GaugeMetricFamily("baton_engine_kv_usage", "Share of its KV blocks in use.", labels=["engine"])
+        drift = GaugeMetricFamily(
+            "baton_engine_drift", "Requests the engine has beyond those gateways know of.", labels=["engine"]
+        )
+        odd = GaugeMetricFamily(
+            "baton_engine_drift_seconds",
+            "How long it has had requests that nobody knows of, or none of those in flight there.",
+            labels=["engine"],
+        )
         connections = GaugeMetricFamily("baton_connections", "Connections by state.", labels=["engine", "state"])
         leaving = [engine for engine in self._fleet.leaving if engine.name not in self._fleet.engines]
         for engine in (*self._fleet, *leaving):
@@ -155,4 +175,12 @@ class _FleetState(Collector):
             for kind, share in engine.pace.error.items():
                 error.add_metric([engine.name, kind], share)
             late.add_metric([engine.name], engine.pace.lateness)
+            for leg in engine.legs:
+                breaker.add_metric([engine.name, leg], _EJECTED[engine.breakers[leg].phase])
+                ejections.add_metric([engine.name, leg], engine.ejections.get(leg, 0))
+            spared.add_metric([engine.name], engine.spared)
+            usage.add_metric([engine.name], engine.kv_usage)
+            drift.add_metric([engine.name], engine.drift)
+            odd.add_metric([engine.name], engine.drift_s)
         yield from (up, taking, flight, tokens, connections, error, late)
+        yield from (breaker, ejections, spared, usage, drift, odd)

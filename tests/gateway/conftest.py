@@ -11,15 +11,13 @@ import pytest
 
 from engines.double import Double
 from engines.fleet import Fleet as FleetFile
-from gateway.app import App
+from gateway.app import App, fleet_of
 from gateway.fleet.engine import State
-from gateway.fleet.fleet import Fleet
 from gateway.index.namespace import Namespace
 from gateway.prompt.prompts import PromptReader
 from gateway.server import Server
 from gateway.settings import Settings
 from gateway.telemetry.tracing import Tracing
-from gateway.wire.pool import Limits
 from tests.gateway.readers import DoubleTokenizers
 
 FAST: dict[str, Any] = {
@@ -51,9 +49,8 @@ class Gateway:
         models = {d.model: {"lease_s": d.lease_s} for d in reversed(doubles)}
         file = FleetFile.parse({"models": models, "engines": engines})
         config = Settings(**{**FAST, **settings})
-        limits = Limits(connections=config.connections_per_engine, connect_s=config.connect_timeout_s)
         tokenizers = DoubleTokenizers(reader) if reader is not None else None
-        app = App(Fleet.of(file, limits), config, tracing, tokenizers)
+        app = App(fleet_of(file, config), config, tracing, tokenizers)
         server = Server(app, config)
         serving = asyncio.create_task(server._serve())
         while not server.started:
