@@ -31,6 +31,7 @@ def double(
     decode_ms: Annotated[float, typer.Option(min=0, help="per decode step, ms")] = 0.0,
     transfer_gbps: Annotated[float, typer.Option(min=0, help="KV transfer, Gbit/s; 0: no limit")] = 0.0,
     profile: Annotated[str, typer.Option(help="speed of a real engine: a profile's name, or a .toml file")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="of their ids; each life of an engine has ids of its own")] = 0,
     events: Annotated[bool, typer.Option(help="publish KV events over ZMQ")] = False,
 ) -> None:
     """Start engine doubles: vLLM's HTTP surface without a model. Ends with Ctrl-C."""
@@ -63,7 +64,7 @@ def double(
             port=port + at,
             events=events,
             lease_s=lease_s,
-            seed=at,
+            seed=seed + at,
             timing=timing,
             limits=limits,
         )

@@ -23,7 +23,9 @@ def state(double: "Double") -> dict[str, Any]:
         "faults": {name: value for name, value in vars(double.faults).items() if not name.startswith("_")},
         "timing": dataclasses.asdict(double.timing),
         "running": double.stats.running,
-        "waiting": double.stats.waiting,
+        "waiting": double.stats.waiting + double.stats.loading,
+        "leases": len(double.engine.leases),
+        "cached_blocks": len(double.engine.pool.cached()),
     }
 
 

@@ -5,6 +5,13 @@ from collections.abc import Iterable
 from engines.double.limits import Limits
 from engines.double.stats import Histogram, Stats
 
+_START = """\
+# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds {:.2f}
+"""
+"""Another value is another life of the engine."""
+
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
@@ -45,7 +52,7 @@ def render(stats: Stats, limits: Limits, model: str) -> str:
         f'num_gpu_blocks="{limits.num_blocks}"'
     )
     page.line("cache_config_info", "gauge", [(config, 1)])
-    return page.text()
+    return page.text() + _START.format(stats.started_s)
 
 
 def _reasons(stats: Stats) -> Iterable[tuple[str, float]]:

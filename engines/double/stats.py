@@ -1,5 +1,6 @@
 """What the double counted: the numbers behind `/metrics`."""
 
+import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -47,6 +48,8 @@ def _transfer_bytes() -> Histogram:
 class Stats:
     """Gauges and counters since the engine started; a revived engine starts again at zero."""
 
+    started_s: float = field(default_factory=time.time)
+    """Unix time"""
     running: int = 0
     waiting: int = 0
     """queued for capacity"""

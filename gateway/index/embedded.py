@@ -73,6 +73,11 @@ class Embedded:
             self.process.kill()
             self.process.wait()
 
+    def signal(self, what: signal.Signals) -> None:
+        """Send the server a signal, if it lives."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(what)
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -4,10 +4,11 @@ Names and units follow Prometheus' conventions under one prefix, `baton_`. Label
 engine serves (others are `unknown`), engines, and words from this code or from a policy; never a request's id.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Info, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -82,6 +83,7 @@ class Metrics:
             "engine",
             "kind",
         )
+        Gauge("baton_tasks", "Tasks of the event loop.", registry=self.registry).set_function(_tasks)
         Info("baton_build", "Version.", registry=self.registry).info({"version": version("baton-gateway")})
 
     def watch(self, fleet: Fleet) -> None:
@@ -109,6 +111,14 @@ class Metrics:
     def render(self) -> bytes:
         """The text format that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+def _tasks() -> float:
+    """Grows with what is going on, and must not grow with uptime."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0.0  # asked from outside of the loop
 
 
 class _PolicyState(Collector):

@@ -13,7 +13,10 @@ async def read(client: Client, double: Double) -> dict[str, float]:
     samples: dict[str, float] = {}
     for family in text_string_to_metric_families(response.text):
         for sample in family.samples:
-            if family.name not in ("vllm:cache_config_info", "vllm:admission_rejections"):
+            if family.name.startswith("vllm:") and family.name not in (
+                "vllm:cache_config_info",
+                "vllm:admission_rejections",
+            ):
                 assert sample.labels.items() >= LABELS.items()
             rest = {key: value for key, value in sample.labels.items() if key not in LABELS}
             samples[sample.name.removeprefix("vllm:") + "".join(f"{{{value}}}" for value in rest.values())] = (
