@@ -3,7 +3,7 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,20 +46,47 @@ def is_here(address: str) -> bool:
     return True
 
 
-def to_start(fleet: Fleet) -> list[Engine]:
-    """The engines that this machine is to start, in the order of the file."""
-    return [e for e in fleet.engines if e.managed and is_here(fleet.hosts[e.host].address)]
+def to_start(fleet: Fleet, host: str = "") -> list[Engine]:
+    """The engines that this machine (or the host of that name) is to start, in the order of the file."""
+    if host and host not in fleet.hosts:
+        raise CannotStart(f"--host {host}: not in [hosts]: add [hosts.{host}] or use one of {', '.join(fleet.hosts)}")
+    mine = [e for e in fleet.engines if e.managed and (e.host == host or not host)]
+    return mine if host else [e for e in mine if is_here(fleet.hosts[e.host].address)]
+
+
+def can_start(fleet: Fleet, engines: Sequence[Engine], gpus: Collection[int]) -> None:
+    """Raises `CannotStart` if a port is taken, a GPU is missing (unless `gpus` is empty: unknown), or a model is."""
+    for engine in engines:
+        where = f"engines.{engine.name}"
+        for key, port in engine.ports():
+            address = fleet.hosts[engine.host].address
+            _must_be_free(address, port, f"{where}.{key}: choose another in the fleet file")
+        if engine.device == "cuda" and (missing := [gpu for gpu in engine.gpus if gpu not in gpus]) and gpus:
+            raise CannotStart(
+                f"{where}.gpus: there is no GPU {', '.join(map(str, missing))} here, only "
+                f"{', '.join(map(str, gpus))}: correct `gpus`, or see `baton engines layout --gpus {len(gpus)}`"
+            )
+        path = fleet.models[engine.model].path
+        if path.startswith(("/", "./", "../", "~")) and not Path(path, "config.json").is_file():
+            raise CannotStart(f"models.{engine.model}.path: no config.json in {path}: correct it, or mount that folder")
+
+
+def is_free(host: str, port: int) -> bool:
+    """True if a server could listen there now."""
+    try:
+        _must_be_free(host, port, "")
+    except CannotStart:
+        return False
+    return True
 
 
 def ports_are_free(fleet: Fleet, host: str, port: int) -> None:
-    """Raises `CannotStart` if something listens where the gateway or an engine is to."""
+    """Raises `CannotStart` if something listens where the gateway is to, or an engine will."""
     _must_be_free(host, port, "--port: choose another for the gateway")
     for engine in to_start(fleet):
         for key, taken in engine.ports():
             if taken == port:
                 raise CannotStart(f"port {port} is engines.{engine.name}.{key}: choose another with --port")
-            address = fleet.hosts[engine.host].address
-            _must_be_free(address, taken, f"engines.{engine.name}.{key}: choose another in the fleet file")
 
 
 def _must_be_free(host: str, port: int, mend: str) -> None:

@@ -1,16 +1,17 @@
-"""What `baton up` shows: which process is how far, and how long it took."""
+"""What `baton up` and `baton engines up` show: which process is how far, and how long it took."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from engines.supervisor import Service
+from engines.service import Phase, Service
+from engines.supervisor import elapsed_s
 
 
 class Board:
@@ -21,7 +22,7 @@ class Board:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def watching(self, services: Sequence[Service]) -> Iterator[Callable[[], None]]:
@@ -38,10 +39,9 @@ class Board:
 
             def changes() -> None:
                 for service in services:
-                    name, stage = service.process.name, service.stage
-                    if seen.get(name) != stage:
-                        seen[name] = stage
-                        self.say(f"{name}: {stage} ({_elapsed(service):.0f} s)")
+                    if seen.get(service.name) != service.stage:
+                        seen[service.name] = service.stage
+                        self.say(f"{service.name}: {service.stage} ({elapsed_s(service):.0f} s)")
 
             yield changes
             changes()
@@ -59,15 +59,13 @@ class Board:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _elapsed(service: Service) -> float:
-    if service.ready or not service.started_s:
-        return service.took_s
-    return time.monotonic() - service.started_s
+_MARKS = {Phase.READY: Text("✔", style="green"), Phase.FAILED: Text("✘", style="red")}
 
 
 def _table(services: Sequence[Service], spinner: Spinner) -> Table:
     table = Table.grid(padding=(0, 2))
     for service in services:
-        mark = Text("✔", style="green") if service.ready else spinner
-        table.add_row(mark, service.process.name, service.stage, f"{_elapsed(service):.0f} s")
+        bar = ProgressBar(total=1.0, completed=service.share, width=20)
+        mark = _MARKS.get(service.phase, spinner)
+        table.add_row(mark, service.name, bar, service.stage, f"{elapsed_s(service):.0f} s")
     return table

@@ -6,6 +6,9 @@ key, a port used twice, a role without engines or a missing model is a `FleetErr
     [gateway]                    # optional: settings of `baton serve`
     port = 8000
 
+    [supervisor]                 # optional: how patient `baton engines up` is
+    start_s = 3600
+
     [models.qwen]                # the table's name is the model's public name
     path = "Qwen/Qwen3-0.6B"     # folder or hub id, the same string for every engine of the model
 
@@ -26,6 +29,8 @@ from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from engines.supervision import Supervision
 
 LEASE_S = 30.0
 """vLLM's default `kv_lease_duration`: how long a prefill engine holds blocks nobody has fetched."""
@@ -86,6 +91,7 @@ class Engine(_Strict):
     profile: str = Field("", description="its assumed speed until it is seen: a profile's name, or a .toml file")
     drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
+    pp: int = Field(1, gt=0, description="pipeline parallel size")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP rank")
     events_port: int | None = Field(None, gt=0, lt=65536, description="KV events (PUB)")
@@ -109,8 +115,8 @@ class Engine(_Strict):
     def _ours_or_theirs(self) -> Self:
         if bool(self.url) == bool(self.port):
             raise ValueError("give `url` for an engine that runs already, or `port` for one to be started (not both)")
-        if self.gpus and len(self.gpus) % self.tp:
-            raise ValueError(f"gpus has {len(self.gpus)} entries, tp is {self.tp}: list tp GPUs")
+        if self.gpus and len(self.gpus) % (self.tp * self.pp):
+            raise ValueError(f"gpus has {len(self.gpus)} entries, tp is {self.tp}, pp {self.pp}: list tp x pp GPUs")
         return self
 
     @property
@@ -131,6 +137,8 @@ class Host(_Strict):
     """A machine of the fleet."""
 
     address: str = Field("127.0.0.1", description="where the others reach it")
+    ucx_tls: str = Field("", description="transports that KV may take (UCX_TLS), e.g. rc,cuda_copy,cuda_ipc or tcp")
+    ucx_net_devices: str = Field("", description="its network devices (UCX_NET_DEVICES), e.g. mlx5_0:1,mlx5_1:1")
 
 
 class Link(_Strict):
@@ -150,6 +158,7 @@ class Fleet(_Strict):
     hosts: dict[str, Host] = {"localhost": Host()}
     links: tuple[Link, ...] = ()
     gateway: dict[str, Any] = {}
+    supervisor: Supervision = Supervision()
 
     @model_validator(mode="before")
     @classmethod
@@ -247,7 +256,13 @@ class Fleet(_Strict):
         return cls.parse(raw, str(path))
 
 
-_TABLES: dict[str, type[BaseModel]] = {"models": Model, "engines": Engine, "hosts": Host, "links": Link}
+_TABLES: dict[str, type[BaseModel]] = {
+    "models": Model,
+    "engines": Engine,
+    "hosts": Host,
+    "links": Link,
+    "supervisor": Supervision,
+}
 
 
 def _mend(raw: dict[str, Any], loc: tuple[int | str, ...], message: str, kind: str) -> str:

@@ -1,6 +1,6 @@
 """Runs one command and sees to it that nothing of it outlives whoever asked for it. Standard library only.
 
-    python -SE guard.py --parent PID [--grace SECONDS] [--leftover SECONDS] -- COMMAND [ARGUMENT ...]
+    python -SE guard.py --parent PID [--grace SECONDS] [--leftover SECONDS] [--cpus LIST] -- COMMAND [ARGUMENT ...]
 
 A guard stands between `baton up` and each engine, because an engine is a tree of processes. It is a subreaper: a
 process of the tree that loses its parent becomes the guard's child, so the guard can always find the whole tree.
@@ -158,13 +158,26 @@ def guard(command: list[str], parent: int, grace_s: float = GRACE_S, leftover_s:
         os._exit(127)
 
 
+def pin(cpus: str) -> None:
+    """Run, with all that comes of us, on these processors (`0-31,64`), as far as we may use them."""
+    wanted: set[int] = set()
+    for part in cpus.split(","):
+        first, _, last = part.partition("-")
+        wanted.update(range(int(first), int(last or first) + 1))
+    if allowed := wanted & os.sched_getaffinity(0):
+        os.sched_setaffinity(0, allowed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run a command that leaves nothing behind.")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--grace", type=float, default=GRACE_S)
     parser.add_argument("--leftover", type=float, default=LEFTOVER_S)
+    parser.add_argument("--cpus", default="")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
+    if options.cpus:
+        pin(options.cpus)
     return guard(options.command, options.parent, options.grace, options.leftover)
 
 

@@ -1,4 +1,4 @@
-"""One process that we started, under its guard, with its log in a file.
+"""One process that we started, under its guard, with what it prints in a log.
 
 The kernel tells a guard when the *thread* that started it ends (PR_SET_PDEATHSIG), so start
 processes from the main one.
@@ -9,42 +9,63 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
+
+from engines.log import Log
 
 GUARD = str(Path(__file__).with_name("guard.py"))
 
+LEFT_S = 15.0
+"""A guard that is killed leaves a second one behind, which needs this long at most to end the tree."""
+
+_READ_BYTES = 64 << 10
+
 
 class Process:
-    """A command and everything below it. `name` is how people call it; without `log` it writes where we write."""
+    """A command and everything below it. `name` is how people call it; without `log` it writes where we write.
+
+    `cpus`: where it may run (`0-31,64-95`); empty: anywhere.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path | None, grace_s: float = 10.0
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Log | None,
+        grace_s: float = 10.0,
+        cpus: str = "",
     ) -> None:
         self.name = name
         self.log = log
         self._command = command
         self._env = env
-        self._grace_s = grace_s
+        self._guard_options = ["--grace", str(grace_s), *(("--cpus", cpus) if cpus else ())]
         self._guard: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it; its output goes to `log`, which is begun anew."""
-        guard = [sys.executable, "-SE", GUARD, "--parent", str(os.getpid()), "--grace", str(self._grace_s), "--"]
-        with ExitStack() as files:
-            out = None
-            if self.log is not None:
-                self.log.parent.mkdir(parents=True, exist_ok=True)
-                out = files.enter_context(self.log.open("wb"))
-            self._guard = await asyncio.create_subprocess_exec(
-                *guard,
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env={**os.environ, **self._env},
-                start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
-            )
+        """Start it."""
+        out = asyncio.subprocess.PIPE if self.log is not None else None
+        self._guard = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-SE", GUARD, "--parent", str(os.getpid()), *self._guard_options, "--"),
+            *self._command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=out,
+            stderr=asyncio.subprocess.STDOUT if out is not None else None,
+            env={**os.environ, **self._env},
+            start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
+        )
+        if self.log is not None:
+            self.log.begin(f"{self.name}: process {self._guard.pid}: {' '.join(self._command)}")
+            self._reading = asyncio.create_task(self._read(self.log, self._guard.stdout))
+
+    @staticmethod
+    async def _read(log: Log, out: asyncio.StreamReader | None) -> None:
+        assert out is not None
+        while data := await out.read(_READ_BYTES):
+            log.feed(data)
+        log.end()
 
     @property
     def pid(self) -> int | None:
@@ -69,13 +90,13 @@ class Process:
 
     async def wait(self) -> int:
         """Its exit status, once it and everything below it has ended."""
-        return await self._guard.wait() if self._guard else 0
+        if self._guard is None:
+            return 0
+        status = await self._guard.wait()
+        if self._reading is not None:  # whatever lives below holds the other end
+            await asyncio.wait((self._reading,), timeout=LEFT_S)
+        return status
 
     def tail(self, lines: int = 20) -> str:
         """The end of its log."""
-        if self.log is None:
-            return ""
-        try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
+        return self.log.tail(lines) if self.log is not None else ""

@@ -1,11 +1,12 @@
 """How far an engine is with starting, read from its log: it takes minutes, and a person wants to see that it moves."""
 
-from pathlib import Path
+import re
 
 STAGES = (
     ("vLLM API server version", "starting"),
     ("Initializing a V1 LLM engine", "starting the engine core"),
     ("Starting to load model", "loading weights"),
+    ("Loading safetensors checkpoint shards", "loading weights"),
     ("Loading weights took", "weights loaded"),
     ("Dynamo bytecode transform", "compiling"),
     ("torch.compile took", "compiled"),
@@ -18,19 +19,25 @@ STAGES = (
     ("Starting vLLM server on", "opening its port"),
     ("Application startup complete", "answering"),
 )
-"""Lines of vLLM's log and what they mean, in their usual order."""
+"""Pieces of lines of vLLM's log and what they mean, in their usual order."""
 
-TAIL_BYTES = 64 << 10
+_PERCENT = re.compile(r"(\d{1,3})%\|")
 
 
-def stage(log: Path) -> str:
-    """The latest stage that the log shows; `importing` before the first."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return "importing"
-    latest = max(((text.rfind(line), name) for line, name in STAGES), default=(-1, ""))
-    return latest[1] if latest[0] >= 0 else "importing"
+class Stages:
+    """The latest stage that a log shows; `importing` before the first."""
+
+    def __init__(self) -> None:
+        self.name = "importing"
+        self.share = 0.0
+        """Of the start, 0 to 1, as stages go; they are not of one length."""
+
+    def read(self, line: str) -> None:
+        """Take the next line."""
+        for at, (piece, name) in enumerate(STAGES):
+            if piece in line:
+                percent = _PERCENT.search(line)
+                self.name = f"{name} {percent[1]} %" if percent else name
+                part = int(percent[1]) / 100 if percent else 0.0
+                self.share = max(self.share, (at + 1 + part) / (len(STAGES) + 1))
+                return

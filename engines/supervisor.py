@@ -1,115 +1,133 @@
-"""Starts processes, waits until they answer, notices when one ends, ends them all."""
+"""Keeps the services of one machine: starts them, shows how far they are, gives word of changes, ends them."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
 
 import httpx
 
-from engines.process import Process
-from engines.stages import stage
+from engines.log import Log
+from engines.service import COMING, Phase, Service
+from engines.spec import Spec
+from engines.supervision import Supervision
 
-POLL_S = 0.5
-
-
-class ProcessEnded(Exception):
-    """A process ended that should run; the message names it, its status and the end of its log."""
-
-    def __init__(self, process: Process, status: int) -> None:
-        tail = process.tail()
-        super().__init__(f"{process.name} ended with status {status}; the end of its log, {process.log}:\n{tail}")
+SHOW_S = 0.5
+ASK_TIMEOUT_S = 5.0
 
 
-@dataclass(slots=True, eq=False)
-class Service:
-    """A process that answers HTTP when it is ready."""
+class Failed(Exception):
+    """What was to run does not; the message says why, with the mend, and shows the end of the log."""
 
-    process: Process
-    health: str
-    """URL that answers 200 when it is."""
-    after: Sequence["Service"] = ()
-    """What must be ready before this is started."""
-    ready: bool = False
-    started_s: float = 0.0
-    took_s: float = 0.0
+    def __init__(self, services: Iterable[Service]) -> None:
+        super().__init__("\n".join(_obituary(service) for service in services))
 
-    @property
-    def stage(self) -> str:
-        """What it is doing, for a person."""
-        if self.ready:
-            return "ready"
-        if not self.started_s:
-            names = [other.process.name for other in self.after if not other.ready]
-            return f"waiting for {', '.join(names)}" if names else "importing"
-        return stage(self.process.log) if self.process.log else ""
+
+def _obituary(service: Service) -> str:
+    tail = service.log.tail()
+    return service.why + (f"; the end of its log, {service.log.path}:\n{tail}" if tail else "")
 
 
 class Supervisor:
-    """Services of one machine, from start to end."""
+    """Services by name. `drains`: gateways hear of draining engines. `listener` gets what they print, by name."""
 
-    def __init__(self) -> None:
-        self.services: list[Service] = []
+    def __init__(
+        self,
+        logs: Path,
+        rules: Supervision | None = None,
+        *,
+        drains: bool = False,
+        listener: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.services: dict[str, Service] = {}
+        self.rules = rules or Supervision()
+        self.drains = drains
+        self.followers: list[Callable[[], None]] = []
+        """Told, without arguments, whenever a service has changed its phase. Must not block."""
+        self._logs = logs
+        self._listener = listener
+        self._http = httpx.AsyncClient(timeout=ASK_TIMEOUT_S, trust_env=False)
 
-    async def start(self, services: Sequence[Service], shown: Callable[[], None]) -> None:
-        """Start each service when those it comes after are ready; returns when all are.
+    @property
+    def engines(self) -> list[Service]:
+        return [service for service in self.services.values() if service.spec.metrics]
 
-        Calls `shown` about twice a second meanwhile. Raises `ProcessEnded` as soon as any service, old or new, ends.
+    def add(self, specs: Iterable[Spec], patient: bool = True) -> list[Service]:
+        """Start what these say; those that share a GPU one after another. Not `patient`: the first end is the last.
+
+        vLLM measures the GPU's free memory while it starts, and gives up if a neighbour changes it meanwhile.
         """
-        waiting = list(services)
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-            while not all(service.ready for service in services):
-                for service in [s for s in waiting if all(other.ready for other in s.after)]:
-                    waiting.remove(service)
-                    self.services.append(service)
-                    service.started_s = time.monotonic()
-                    await service.process.start()
-                started = [service for service in services if service.started_s and not service.ready]
-                await asyncio.gather(*(self._ask(http, service) for service in started))
-                await self.check()
-                shown()
-                await asyncio.sleep(0 if all(service.ready for service in services) else POLL_S)
+        made = []
+        for spec in specs:
+            heard = partial(self._listener, spec.name) if self._listener is not None else None
+            log = Log(self._logs / f"{spec.name}.log", self.rules.log_bytes, self.rules.log_files, heard)
+            after = [other for other in self.engines if set(other.spec.gpus) & set(spec.gpus)]
+            service = Service(spec, self.rules, log, self._http, after, self._changed)
+            service.drains = self.drains and bool(spec.metrics)
+            service.patient = patient
+            self.services[spec.name] = service
+            made.append(service)
+        for service in made:
+            service.begin()
+        return made
 
-    async def _ask(self, http: httpx.AsyncClient, service: Service) -> None:
-        try:
-            service.ready = (await http.get(service.health)).status_code == 200
-        except httpx.HTTPError:
-            service.ready = False
-        service.took_s = time.monotonic() - service.started_s
+    def _changed(self) -> None:
+        for follower in self.followers:
+            follower()
 
-    async def check(self) -> None:
-        """Raises `ProcessEnded` if a service has ended."""
-        for service in self.services:
-            if not service.process.running:
-                raise ProcessEnded(service.process, await service.process.wait())
+    async def ready(
+        self, services: Sequence[Service], shown: Callable[[], None] = lambda: None, *, strict: bool = True
+    ) -> None:
+        """Wait until all of these are; calls `shown` about twice a second.
+
+        Raises `Failed` if one will not be; if not `strict`, only if none will be.
+        """
+        while any(service.phase in (*COMING, Phase.FAILED) for service in services):
+            failed = [service for service in services if service.phase is Phase.FAILED]
+            if failed and (strict or len(failed) == len(services)):
+                raise Failed(failed)
+            if all(service.phase not in COMING for service in services):
+                break
+            shown()
+            await asyncio.sleep(SHOW_S)
+        shown()
 
     async def watch(self) -> None:
-        """Return never; raises `ProcessEnded` when the first service ends."""
-        waits = [asyncio.create_task(service.process.wait()) for service in self.services]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        await self.check()
+        """Return never; raises `Failed` when no engine can come back any more, or what is no engine has failed."""
+        while True:
+            failed = [service for service in self.services.values() if service.phase is Phase.FAILED]
+            if any(not s.spec.metrics for s in failed) or (failed and set(self.engines) <= set(failed)):
+                raise Failed(failed)
+            await asyncio.sleep(SHOW_S)
+
+    async def remove(self, names: Iterable[str], drain: bool = True) -> None:
+        """End these and forget them."""
+        services = [self.services[name] for name in names]
+        for service in services:
+            service.stop(drain)
+        for service in services:
+            await service.reaches(Phase.STOPPED)
+            await service.end()
+            del self.services[service.name]
+        self._changed()
 
     async def stop(self) -> None:
-        """End all services, each when those that came after it have ended: the gateway drains while engines answer.
-
-        One that is still starting is killed: vLLM does not listen then, and has nothing to finish.
-        """
-        left = list(self.services)
-        while left:
-            last = [service for service in left if not any(service in other.after for other in left)]
-            for service in last:
-                if service.ready:
-                    service.process.stop()
-                else:
-                    service.process.kill()
-            await asyncio.gather(*(service.process.wait() for service in last))
-            left = [service for service in left if service not in last]
+        """End all: first what is no engine, so that a gateway drains while engines answer, then the engines."""
+        for wave in ([s for s in self.services.values() if not s.spec.metrics], self.engines):
+            for service in wave:
+                service.stop()
+            for service in wave:
+                await service.reaches(Phase.STOPPED)
+                await service.end()
+        await self._http.aclose()
 
     def kill(self) -> None:
-        """End all services now."""
-        for service in self.services:
-            service.process.kill()
+        """End all now."""
+        for service in self.services.values():
+            service.kill()
+
+
+def elapsed_s(service: Service) -> float:
+    """How long its start has taken so far, or took."""
+    return service.took_s if service.ready else time.monotonic() - service.since_s

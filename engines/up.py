@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import signal
 import sys
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +12,19 @@ from rich.console import Console
 from typer import Option
 
 from engines import layout
-from engines.checks import CannotStart, alone, ports_are_free, to_start
+from engines.checks import CannotStart, can_start, ports_are_free, to_start
 from engines.console import Board
-from engines.fleet import Fleet, FleetError
+from engines.fleet import Fleet
+from engines.foreground import run
+from engines.keeper import Keeper
 from engines.process import Process
-from engines.supervisor import ProcessEnded, Service, Supervisor
+from engines.spec import Spec
+from engines.supervisor import Supervisor
 from engines.tiny_model import make_tiny_model
-from engines.vllm import launch
 
 BATON = [sys.executable, "-m", "gateway.cli"]
 STATE = Path(os.environ.get("BATON_STATE_DIR", ".baton"))
 """Logs, the resolved fleet file and the tiny model."""
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 FleetFile = Annotated[Path | None, Option("--fleet", help="Fleet file (TOML). [default: laid over this machine]")]
 ModelName = Annotated[str | None, Option("--model", help="Model to serve: hub id or folder. [default: a small one]")]
@@ -44,10 +42,11 @@ def up(
     """Start engines and gateway on this machine and stay in the foreground; Ctrl-C ends everything.
 
     Without --fleet the engines are laid over the NVIDIA GPUs there are; without a GPU, two real vLLM engines run on the
-    CPU with a tiny model that is made here.
+    CPU with a tiny model that is made here. An engine that ends is started again.
     """
     smoke = [*BATON, "smoke"] if sample else None
-    raise typer.Exit(run(Session(fleet, model, host, port, smoke, stay=True)))
+    console = Console()
+    raise typer.Exit(run(Session(console, fleet, model, host, port, smoke, stay=True), STATE, console))
 
 
 def demo(fleet: FleetFile = None, model: ModelName = None, host: Host = "127.0.0.1", port: Port = 8000) -> None:
@@ -55,7 +54,9 @@ def demo(fleet: FleetFile = None, model: ModelName = None, host: Host = "127.0.0
 
     Exits with 0 if all went as it should.
     """
-    raise typer.Exit(run(Session(fleet, model, host, port, [*BATON, "smoke", "--demo"], stay=False)))
+    console = Console()
+    smoke = [*BATON, "smoke", "--demo"]
+    raise typer.Exit(run(Session(console, fleet, model, host, port, smoke, stay=False), STATE, console))
 
 
 SHOWN = "lmetric"
@@ -66,33 +67,45 @@ class Session:
     """One run from start to end."""
 
     def __init__(
-        self, fleet: Path | None, model: str | None, host: str, port: int, smoke: list[str] | None, *, stay: bool
+        self,
+        console: Console,
+        fleet: Path | None,
+        model: str | None,
+        host: str,
+        port: int,
+        smoke: list[str] | None,
+        *,
+        stay: bool,
     ) -> None:
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(STATE / "logs")
         self.ready = False
         self._fleet = fleet
         self._model = model
         self._address = host, port
         self._smoke = smoke
         self._stay = stay
-        self._board = Board(Console())
+        self._board = Board(console)
 
     async def main(self) -> int:
-        """Start, show, and wait; the exit status. Raises `CannotStart`, `FleetError`, `ProcessEnded`."""
+        """Start, show, and wait; the exit status. Raises `CannotStart`, `FleetError`, `Failed`."""
         host, port = self._address
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
         fleet = await asyncio.to_thread(self._lay)
         ports_are_free(fleet, host, port)
+        can_start(fleet, to_start(fleet), await asyncio.to_thread(layout.gpus))
         file = _write(fleet)
-        engines = _engines(fleet)
-        self._board.say(f"Starting {len(engines)} engines and the gateway; logs are in {STATE / 'logs'}")
+        self.supervisor.rules = fleet.supervisor
+        specs = Keeper(self.supervisor, fleet).specs()
+        self._board.say(f"Starting {len(specs)} engines and the gateway; logs are in {STATE / 'logs'}")
         command = [*BATON, "serve", "--config", str(file), "--host", host, "--port", str(port)]
         if not self._stay:
             command += ["--policy", SHOWN]
-        process = Process("gateway", command, {}, STATE / "logs" / "gateway.log", grace_s=5.0)
-        services = [*engines, Service(process, f"{url}/readyz", after=engines)]
-        with self._board.watching(services) as shown:
-            await self.supervisor.start(services, shown)
+        engines = self.supervisor.add(specs.values(), patient=False)
+        with self._board.watching(engines) as shown:
+            await self.supervisor.ready(engines, shown)
+        gateway = self.supervisor.add([Spec("gateway", tuple(command), f"{url}/readyz")], patient=False)
+        with self._board.watching(gateway) as shown:
+            await self.supervisor.ready(gateway, shown)
         self.ready = True
         self._board.ready(url, next(iter(fleet.models)))
         status = await self._sample(url) if self._smoke else 0
@@ -123,7 +136,7 @@ class Session:
         return layout.on_cpu(folder, ports)
 
     async def _sample(self, url: str) -> int:
-        """Run the sample's requests, which print what they saw; the exit status. Raises `ProcessEnded`."""
+        """Run the sample's requests, which print what they saw; the exit status. Raises `Failed`."""
         assert self._smoke is not None
         smoke = Process("smoke", [*self._smoke, "--url", url], {}, log=None, grace_s=1.0)
         await smoke.start()
@@ -138,66 +151,6 @@ class Session:
             watch.cancel()
             smoke.stop()
             await smoke.wait()
-
-
-def run(session: Session) -> int:
-    """Run a session under signals: the first ends it in order, the second at once. Returns the exit status."""
-    try:
-        with alone(STATE):
-            return asyncio.run(_under_signals(session))
-    except CannotStart as error:
-        typer.secho(f"baton: {error}", fg="red", err=True)
-        return 1
-
-
-async def _under_signals(session: Session) -> int:
-    loop = asyncio.get_running_loop()
-    work = loop.create_task(session.main())
-    asked = 0
-
-    def ask() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            work.cancel()
-        else:
-            session.supervisor.kill()
-
-    def told(*_: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended, we are about to
-            loop.call_soon_threadsafe(ask)
-
-    # Not the loop's own handlers: those go with the loop, and a late Ctrl-C would then end us with a traceback.
-    for name in ENDING:
-        signal.signal(name, told)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        typer.echo("\nbaton: ending everything; Ctrl-C again ends it at once", err=True)
-        return 0 if session.ready else 130
-    except (FleetError, ProcessEnded) as error:
-        typer.secho(f"baton: {error}", fg="red", err=True)
-        return 1
-    finally:
-        await session.supervisor.stop()
-        for name in ENDING:
-            signal.signal(name, signal.SIG_IGN)  # all has ended: a late one must not change our exit status
-
-
-def _engines(fleet: Fleet) -> list[Service]:
-    """The engines of this machine; those that share a GPU start one after another.
-
-    vLLM measures the GPU's free memory while it starts, and gives up if a neighbour changes it meanwhile.
-    """
-    services: list[Service] = []
-    last_on: dict[int, Service] = {}
-    for engine in to_start(fleet):
-        command, env = launch(fleet, engine, os.environ.get("PYTHONPATH", ""))
-        process = Process(engine.name, command, env, STATE / "logs" / f"{engine.name}.log")
-        before = [last_on[gpu] for gpu in engine.gpus if gpu in last_on]
-        services.append(Service(process, f"{fleet.url(engine)}/health", after=before))
-        last_on |= dict.fromkeys(engine.gpus, services[-1])
-    return services
 
 
 def _write(fleet: Fleet) -> Path:

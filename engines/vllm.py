@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from engines.fleet import Engine, Fleet, Role
+from engines.fleet import Engine, Fleet, Host, Role
 
 MODULE = "vllm.entrypoints.openai.api_server"
 TOPIC = "kv-events"
@@ -27,6 +27,7 @@ KV_ROLES = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer", Role.BOTH: 
 EVERYWHERE = {
     "PYTHONHASHSEED": "0",  # block hashes must not differ between engines
     "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONUNBUFFERED": "1",  # its log is read through a pipe
 }
 
 ON_CPU = {
@@ -61,6 +62,10 @@ def command(fleet: Fleet, engine: Engine) -> list[str]:
         argv += ["--block-size", str(model.block_size)]
     if engine.tp > 1:
         argv += ["--tensor-parallel-size", str(engine.tp)]
+    if engine.pp > 1:
+        argv += ["--pipeline-parallel-size", str(engine.pp)]
+    if (drain_s := math.ceil(fleet.supervisor.drain_s)) > 0:
+        argv += ["--shutdown-timeout", str(drain_s)]  # at SIGTERM vLLM finishes what runs, and takes nothing new
     if engine.gpu_memory_utilization is not None:
         argv += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
     if engine.device == "cpu":
@@ -87,7 +92,14 @@ def environment(fleet: Fleet, engine: Engine, pythonpath: str = "") -> dict[str,
     if engine.nixl_port is not None:
         env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = fleet.hosts[engine.host].address
         env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(engine.nixl_port)
+        env |= _transport(fleet.hosts[engine.host])
     return {**env, **model.env, **engine.env}
+
+
+def _transport(host: Host) -> dict[str, str]:
+    """What UCX may use to move KV; it finds the best by itself if nothing is said."""
+    said = {"UCX_TLS": host.ucx_tls, "UCX_NET_DEVICES": host.ucx_net_devices}
+    return {name: value for name, value in said.items() if value}
 
 
 def _transfer(engine: Engine, lease_s: float) -> Mapping[str, object]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,9 @@ START_S = 30.0
 class Baton:
     """Started in a session of its own, as from a terminal; its output and state are in `folder`."""
 
+    through: Sequence[str] = ()
+    """The command that starts it in its turn."""
+
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self.ports = free_ports(18101 + os.getpid() % 1000 * 8)
@@ -29,7 +33,7 @@ class Baton:
         self.prepare()
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway.cli", *self.arguments(*arguments)],
+                [*self.through, sys.executable, "-m", "gateway.cli", *self.arguments(*arguments)],
                 env={**os.environ, "BATON_STATE_DIR": str(folder / "state")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

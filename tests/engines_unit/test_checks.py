@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engines.checks import CannotStart, alone, is_here, ports_are_free, to_start
+from engines.checks import CannotStart, alone, can_start, is_here, ports_are_free, to_start
 from engines.fleet import Fleet
 from engines.layout import free_ports
 
@@ -23,9 +24,9 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def fleet(port: int, address: str = "127.0.0.1") -> Fleet:
-    engine = {"name": "e0", "role": "both", "port": port, "host": "h"}
-    return Fleet.parse({"models": {"m": {}}, "engines": [engine], "hosts": {"h": {"address": address}}})
+def fleet(port: int, address: str = "127.0.0.1", path: str = "org/m", **more: Any) -> Fleet:
+    engine = {"name": "e0", "role": "both", "port": port, "host": "h", **more}
+    return Fleet.parse({"models": {"m": {"path": path}}, "engines": [engine], "hosts": {"h": {"address": address}}})
 
 
 def test_free() -> None:
@@ -40,7 +41,32 @@ def test_gateway_port(taken: int) -> None:
 
 def test_engine_port(taken: int) -> None:
     with pytest.raises(CannotStart, match=rf"port {taken} .* engines\.e0\.port: choose another in the fleet file"):
-        ports_are_free(fleet(taken), "127.0.0.1", next(free_ports(28101)))
+        can_start(fleet(taken), fleet(taken).engines, [])
+
+
+def test_gpus_that_are_not_there() -> None:
+    wanted = fleet(next(free_ports(28101)), gpus=[2, 3, 5])
+    with pytest.raises(CannotStart, match=r"engines\.e0\.gpus: there is no GPU 3, 5 here, only 0, 1, 2: correct"):
+        can_start(wanted, wanted.engines, [0, 1, 2])
+    can_start(wanted, wanted.engines, [])  # nvidia-smi does not tell: the engine will
+    can_start(wanted, wanted.engines, range(8))
+
+
+def test_model_folder_that_is_none(tmp_path: Path) -> None:
+    port = next(free_ports(28101))
+    wrong, right = fleet(port, path=str(tmp_path / "m")), fleet(port, path=str(tmp_path))
+    (tmp_path / "config.json").touch()
+    with pytest.raises(CannotStart, match=r"models\.m\.path: no config\.json in .*: correct it, or mount"):
+        can_start(wrong, wrong.engines, [])
+    can_start(right, right.engines, [])
+
+
+def test_a_host_by_name() -> None:
+    elsewhere = fleet(8101, "192.0.2.1")  # a container knows its host by name, not by address
+    assert to_start(elsewhere, "h") == list(elsewhere.engines)
+    assert to_start(elsewhere, "localhost") == []
+    with pytest.raises(CannotStart, match=r"--host x: not in \[hosts\]: add \[hosts\.x\] or use one of localhost, h"):
+        to_start(elsewhere, "x")
 
 
 def test_gateway_and_engine_on_one_port() -> None:

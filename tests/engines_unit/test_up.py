@@ -28,7 +28,7 @@ class Up(Baton):
         if not (self.folder / "vllm").exists():
             vllm_stub.write(self.folder)
         (self.folder / "fleet.toml").write_text(
-            "[models.stub]\n"
+            "[models.stub]\n[supervisor]\nbackoff_s = 0.05\ncrashes = 3\n"
             + "".join(
                 f'[[engines]]\nname = "{name}"\nrole = "{role}"\nport = {next(self.ports)}\n{self.gpus}\n'
                 f'env = {{PYTHONPATH = "{self.folder}", NAME = "{name}"}}\n'
@@ -39,6 +39,16 @@ class Up(Baton):
     def arguments(self, *given: str) -> list[str]:
         return [given[0], "--fleet", str(self.folder / "fleet.toml"), "--port", str(self.port), *given[1:]]
 
+    def starts(self, name: str) -> list[str]:
+        """What an engine was started as, each time."""
+        file = self.folder / f"started-{name}"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def gateway(self) -> int:
+        """The id of the gateway's process; 0 while there is none."""
+        lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants(self.process.pid)}
+        return next((pid for pid in reversed(lines) if b"serve" in read(lines[pid])), 0)
+
     def go(self, *names: str) -> None:
         """Let engines become ready."""
         for name in names:
@@ -48,6 +58,13 @@ class Up(Baton):
         super().look()
         ids = self.folder / "ids"
         self.seen |= {int(word) for word in ids.read_text().split()} if ids.exists() else set()
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.fixture
@@ -130,19 +147,26 @@ def test_engine_dies_while_starting(up: Up) -> None:
     assert re.search(r"logs/d0\.log", up.said)
 
 
-def test_engine_dies_later(up: Up) -> None:
+def test_engine_that_dies_later_is_started_again(up: Up) -> None:
     serving(up)
+    (up.folder / "once-p0").touch()
     (up.folder / "die-p0").touch()
-    assert up.ends() == 1
-    assert "p0 ended with status 7" in up.said
+    up.shows("p0 ended with status 7; starts again in")
+    until(lambda: len(up.starts("p0")) == 2, START_S)
+    up.look()
+    up.process.send_signal(signal.SIGINT)
+    assert up.ends() == 0
 
 
-def test_guard_killed_later(up: Up) -> None:
-    """It counts as its engine's death, and takes the engine along."""
+def test_gateway_that_dies_again_and_again_ends_all(up: Up) -> None:
     serving(up)
-    os.kill(descendants(up.process.pid)[0], signal.SIGKILL)
+    for _ in range(3):
+        until(lambda: up.answers("/readyz"), START_S)
+        up.look()
+        os.kill(until(lambda: up.gateway(), START_S), signal.SIGKILL)
+        until(lambda: not up.answers("/livez"), START_S)
     assert up.ends() == 1
-    assert "ended with status" in up.said
+    assert "gateway ended with status 137" in up.said
 
 
 def test_shared_gpu_starts_one_after_another(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 
 from engines.fleet import Fleet
+from engines.keeper import Keeper
 from engines.layout import free_ports, on_cpu
-from engines.process import Process
-from engines.supervisor import Service, Supervisor
+from engines.spec import Spec
+from engines.supervisor import Supervisor
 from engines.tiny_model import HEAD_DIM, KV_HEADS, LAYERS, make_tiny_model
-from engines.vllm import launch
 from load.counters import Pulled
 
 BLOCK = 32
@@ -95,21 +95,16 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
     pair = on_cpu(model, ports)
     alone = {"name": "judge", "role": "both", "port": next(ports), "device": "cpu"}
     judge = Fleet.parse({"models": {model.name: pair.models[model.name].model_dump()}, "engines": [alone]})
-    supervisor = Supervisor()
-    services = []
-    for fleet in (pair, judge):
-        for engine in fleet.engines:
-            command, env = launch(fleet, engine)
-            process = Process(engine.name, command, env, folder / f"{engine.name}.log")
-            services.append(Service(process, f"{fleet.url(engine)}/health"))
+    supervisor = Supervisor(folder)
     port = next(ports)
     (folder / "fleet.toml").write_text(pair.to_toml())
     serve = [sys.executable, "-m", "gateway.cli", "serve", "-c", str(folder / "fleet.toml"), "--port", str(port)]
     serve += ["--policy", "lmetric"]  # it splits whatever may be split
     try:
-        await supervisor.start(services, lambda: None)
-        gateway = Process("gateway", serve, {}, folder / "gateway.log")
-        await supervisor.start([Service(gateway, f"http://127.0.0.1:{port}/readyz")], lambda: None)
+        specs = [spec for fleet in (pair, judge) for spec in Keeper(supervisor, fleet).specs().values()]
+        await supervisor.ready(supervisor.add(specs, patient=False))
+        gateway = Spec("gateway", tuple(serve), f"http://127.0.0.1:{port}/readyz")
+        await supervisor.ready(supervisor.add([gateway], patient=False))
         timeout: dict[str, Any] = {"timeout": 300, "trust_env": False}
         async with (
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **timeout) as http,

@@ -16,12 +16,14 @@ import pytest
 import pytest_asyncio
 
 from engines.fleet import Fleet
+from engines.keeper import Keeper
 from engines.layout import free_ports, on_cpu
+from engines.log import Log
 from engines.process import Process
-from engines.supervisor import Service, Supervisor
+from engines.service import Phase
+from engines.supervisor import Supervisor
 from engines.surface import PROMPT_TOKENS_BY_SOURCE, total
 from engines.tiny_model import make_tiny_model
-from engines.vllm import launch
 from gateway.index.embedded import Embedded
 
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
@@ -42,7 +44,7 @@ class Indexed:
 
     model: str
     fleet: Fleet
-    engines: dict[str, Service]
+    supervisor: Supervisor
     command: list[str]
     url: str
     folder: Path
@@ -56,7 +58,7 @@ class Indexed:
 
     async def start_gateway(self) -> None:
         patient = {"BATON_LOOKUP_BUDGET_S": "2"}  # a busy machine is not what is tested here
-        self.gateway = Process("gateway", self.command, patient, self.folder / "gateway.log")
+        self.gateway = Process("gateway", self.command, patient, Log(self.folder / "gateway.log"))
         await self.gateway.start()
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
             while not await self._ready(http):
@@ -88,12 +90,7 @@ async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ind
     engines = [engine.model_dump(exclude_defaults=True) | few for engine in fleet.engines]
     fleet = Fleet.parse({"models": {model.name: fleet.models[model.name].model_dump()}, "engines": engines})
     (folder / "fleet.toml").write_text(fleet.to_toml())
-    supervisor = Supervisor()
-    services = {}
-    for engine in fleet.engines:
-        command, env = launch(fleet, engine)
-        process = Process(engine.name, command, env, folder / f"{engine.name}.log")
-        services[engine.name] = Service(process, f"{fleet.url(engine)}/health")
+    supervisor = Supervisor(folder)
     port = next(ports)
     with Embedded() as server:
         serve = [
@@ -110,14 +107,14 @@ async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ind
         made = Indexed(
             model.name,
             fleet,
-            services,
+            supervisor,
             [sys.executable, "-m", "gateway.cli", *serve],
             f"http://127.0.0.1:{port}",
             folder,
             Process("none", [], {}, None),
         )
         try:
-            await supervisor.start(list(services.values()), lambda: None)
+            await supervisor.ready(supervisor.add(Keeper(supervisor, fleet).specs().values(), patient=False))
             await made.start_gateway()
             yield made
         finally:
@@ -196,7 +193,7 @@ async def test_a_new_gateway_knows_from_the_first_request_on(indexed: Indexed) -
 
 
 async def test_an_engine_that_restarts_has_no_credit_within_two_seconds(indexed: Indexed) -> None:
-    service = indexed.engines["p0"]
+    service = indexed.supervisor.services["p0"]
     url = indexed.fleet.url(indexed.fleet.engines[0])
 
     async def blocks(http: httpx.AsyncClient) -> int:
@@ -210,12 +207,12 @@ async def test_an_engine_that_restarts_has_no_credit_within_two_seconds(indexed:
     async with httpx.AsyncClient(timeout=300, trust_env=False) as http:
         await Talk(indexed, http, 4).say()
         assert await blocks(http) > 0
-        service.process.kill()
-        await service.process.wait()
+        service.kill()
+        await service.reaches(Phase.STOPPED)
         ended = time.monotonic()
         while await blocks(http):
             assert time.monotonic() < ended + 2.0, "stale credit"
-        await service.process.start()
+        service.restart()
         async with asyncio.timeout(240):
             while not await up(http):
                 await asyncio.sleep(0.2)

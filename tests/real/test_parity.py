@@ -13,11 +13,10 @@ import pytest
 import pytest_asyncio
 
 from engines.fleet import Fleet, Role
+from engines.keeper import Keeper
 from engines.layout import free_ports, on_cpu
-from engines.process import Process
-from engines.supervisor import Service, Supervisor
+from engines.supervisor import Supervisor
 from engines.tiny_model import make_tiny_model
-from engines.vllm import launch
 from gateway.fleet.engine import Engine
 from gateway.prompt.apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Api
 from gateway.prompt.probe import disagreement
@@ -43,13 +42,10 @@ async def judge(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     model = on_cpu(folder, ports).models[folder.name].model_dump()
     alone = {"name": "judge", "role": "both", "port": next(ports), "device": "cpu", "args": RENDERS}
     fleet = Fleet.parse({"models": {folder.name: model}, "engines": [alone]})
-    command, env = launch(fleet, fleet.engines[0])
-    supervisor = Supervisor()
+    supervisor = Supervisor(folder)
     url = fleet.url(fleet.engines[0])
     try:
-        await supervisor.start(
-            [Service(Process("judge", command, env, folder / "judge.log"), f"{url}/health")], lambda: None
-        )
+        await supervisor.ready(supervisor.add(Keeper(supervisor, fleet).specs().values(), patient=False))
         async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as http:
             yield http
     finally:

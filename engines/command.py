@@ -1,0 +1,212 @@
+"""`baton engines`: the engines of this host, started, kept and asked."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from engines import layout
+from engines.checks import CannotStart, can_start, to_start
+from engines.console import Board
+from engines.control import Control, NoSupervisor, Refused, Say, ask
+from engines.fleet import Fleet
+from engines.foreground import run
+from engines.keeper import Keeper, Stopped
+from engines.supervisor import Supervisor
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, keep and ask the engines of this host.")
+
+STATE = Path(os.environ.get("BATON_STATE_DIR", ".baton"))
+SOCKET = STATE / "engines.sock"
+
+Names = Annotated[list[str] | None, Argument(metavar="[NAME]...", help="Names of engines. [default: all]")]
+Json = Annotated[bool, Option("--json", help="For scripts.")]
+
+
+@app.command()
+def up(
+    file: Annotated[Path, Argument(metavar="FLEET", help="Fleet file (TOML).")],
+    host: Annotated[
+        str, Option(help="Start the engines of this host of the file. [default: those with our address]")
+    ] = "",
+    logs: Annotated[
+        bool | None, Option("--logs/--no-logs", help="Print engines' logs. [default: not in a terminal]")
+    ] = None,
+) -> None:
+    """Start this host's engines of a fleet file and keep them running, in the foreground.
+
+    An engine that ends or hangs is started again; a changed fleet file is followed, one engine after another. SIGTERM
+    drains the engines and ends them; a second one ends them at once.
+    """
+    console = Console()
+    session = Session(console, file, host, not console.is_terminal if logs is None else logs)
+    raise typer.Exit(run(session, STATE, console))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs here, and how far it is."""
+    engines: list[dict[str, Any]] = _ask({"verb": "status"})
+    if as_json:
+        typer.echo(json.dumps(engines, indent=2))
+        return
+    table = Table("engine", "role", "gpus", "phase", "for", "starts", "url", "what was last wrong")
+    for e in engines:
+        gpus = ",".join(map(str, e["gpus"]))
+        table.add_row(
+            e["name"], e["role"], gpus, e["stage"], f"{e['for_s']:.0f} s", str(e["starts"]), e["url"], e["why"]
+        )
+    Console().print(table)
+
+
+@app.command()
+def restart(
+    names: Names = None,
+    now: Annotated[bool, Option("--now", help="Do not wait for running requests.")] = False,
+) -> None:
+    """Restart engines, one after another, also those that failed or were drained; each is drained before."""
+    _ask({"verb": "restart", "names": names or [], "drain": not now})
+
+
+@app.command()
+def drain(names: Annotated[list[str], Argument(metavar="NAME...", help="Names of engines.")]) -> None:
+    """Let engines finish what they do, then end them until `restart`."""
+    _ask({"verb": "drain", "names": names})
+
+
+@app.command()
+def logs(
+    names: Names = None,
+    lines: Annotated[int, Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """Show the end of engines' logs, every line under its engine's name."""
+    engines = [e for e in _ask({"verb": "status"}) if not names or e["name"] in names]
+    if missing := set(names or ()) - {e["name"] for e in engines}:
+        raise typer.BadParameter(f"there is no {', '.join(sorted(missing))} here")
+    tails = {e["name"]: _Tail(Path(e["log"])) for e in engines}
+    for name, tail in tails.items():
+        for line in tail.last(lines):
+            typer.echo(f"{name} | {line}")
+    while follow:
+        time.sleep(0.2)
+        for name, tail in tails.items():
+            for line in tail.more():
+                typer.echo(f"{name} | {line}")
+
+
+class _Tail:
+    """The end of a log, and what is added to it; follows it when it is turned over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = self._inode = 0
+
+    def last(self, lines: int) -> list[str]:
+        all_of_it = list(self.more())
+        return all_of_it[len(all_of_it) - lines :] if lines else []
+
+    def more(self) -> Iterator[str]:
+        try:
+            with self._path.open(errors="replace") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                file.seek(self._at if inode == self._inode else 0)
+                self._inode = inode
+                while (line := file.readline()).endswith("\n"):
+                    self._at = file.tell()
+                    yield line.rstrip("\n")
+        except OSError:
+            return
+
+
+def _ask(request: dict[str, Any]) -> Any:
+    """Ask the supervisor of this folder, show how far it is, and return its answer; ends with 1 if it refuses."""
+
+    async def answered() -> Any:
+        async for told in ask(SOCKET, request):
+            if "done" in told:
+                return told["done"]
+            typer.echo(told["say"])
+        raise NoSupervisor("the supervisor said nothing")
+
+    try:
+        return asyncio.run(answered())
+    except (Refused, NoSupervisor) as error:
+        typer.secho(f"baton engines: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+class Session:
+    """One `baton engines up`."""
+
+    def __init__(self, console: Console, file: Path, host: str, logs: bool) -> None:
+        self.supervisor = Supervisor(STATE / "logs", listener=_print if logs else None)
+        self.ready = False
+        self._file = file
+        self._host = host
+        self._board = Board(console)
+
+    async def main(self) -> int:
+        """Start, show, and keep; raises `CannotStart`, `FleetError`, `Failed`."""
+        fleet = Fleet.load(self._file)
+        mine = to_start(fleet, self._host)
+        if not mine:
+            raise CannotStart(
+                f"{self._file}: no engine is for this host: say which of "
+                f"{', '.join(fleet.hosts)} it is with --host, or correct [hosts.*] address"
+            )
+        can_start(fleet, mine, await asyncio.to_thread(layout.gpus))
+        self.supervisor.rules = fleet.supervisor
+        keeper = Keeper(self.supervisor, fleet, self._host)
+        control = Control(SOCKET, Commands(keeper))
+        await control.start()
+        following: asyncio.Task[None] | None = None
+        try:
+            engines = self.supervisor.add(keeper.specs().values())
+            self._board.say(f"Starting {len(engines)} engines; logs are in {STATE / 'logs'}")
+            with self._board.watching(engines) as shown:
+                await self.supervisor.ready(engines, shown, strict=False)
+            self.ready = True
+            self._board.say("Serving. Ctrl-C ends everything.")
+            following = asyncio.create_task(keeper.follow(self._file))
+            await asyncio.gather(following, self.supervisor.watch())
+        finally:
+            if following is not None:
+                following.cancel()
+            await control.close()
+        return 0
+
+
+class Commands:
+    """What can be asked over the control socket."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    async def __call__(self, request: dict[str, Any], say: Say) -> Any:
+        verb, names = request.get("verb"), request.get("names", [])
+        try:
+            match verb:
+                case "status":
+                    return self._keeper.status()
+                case "restart":
+                    return await self._keeper.restart(names, say, drain=request.get("drain", True))
+                case "drain":
+                    return await self._keeper.drain(names, say)
+        except Stopped as error:
+            raise Refused(str(error)) from None
+        raise Refused(f"there is no verb {verb!r}")
+
+
+def _print(name: str, line: str) -> None:
+    sys.stdout.write(f"{name} | {line}\n")
+    sys.stdout.flush()
