@@ -50,10 +50,17 @@ class Settings(BaseModel):
     prefill_timeout_s: float = Field(120.0, gt=0, description="until a prefill engine has answered")
     first_byte_timeout_s: float = Field(300.0, gt=0, description="until the answering engine's first byte")
     idle_timeout_s: float = Field(120.0, gt=0, description="between two pieces of an engine's answer")
+    request_timeout_s: float = Field(3600.0, gt=0, description="until a request has ended, whatever it waits for")
+    client_timeout_s: float = Field(120.0, gt=0, description="until a client that reads no more is given up")
     engine_wait_s: float = Field(5.0, ge=0, description="how long a request waits while no engine can serve it")
     drain_s: float = Field(30.0, gt=0, description="how long requests may go on after SIGTERM")
 
     attempts: int = Field(3, gt=0, description="how often one request is placed, the first time included")
+    retry_share: float = Field(0.2, ge=0, description="retries may be this share of the requests of the last 10 s")
+    retry_floor: int = Field(50, ge=0, description="retries in 10 s that are allowed whatever the traffic")
+    require_prefill: bool = Field(
+        False, description="refuse with 503 while no prefill engine is up, instead of prefilling on decode engines"
+    )
     lease_margin_s: float = Field(
         5.0, ge=0, description="transfer parameters are not used in this last part of the prefill engine's lease"
     )

@@ -1,5 +1,6 @@
 """The routes that engines answer: from bytes to an exchange, and the exchange's end."""
 
+import asyncio
 import logging
 import os
 import re
@@ -9,13 +10,13 @@ from gateway.admission.keys import Keys
 from gateway.api.client import Client, Presence
 from gateway.dispatch.exchange import Exchange
 from gateway.dispatch.journey import Dispatcher
-from gateway.dispatch.relay import Cut
+from gateway.dispatch.relay import Cut, Stuck
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.fleet import Fleet
 from gateway.front.call import Call, Gone
 from gateway.index.lookup import Lookup
 from gateway.prompt import body as bodies
-from gateway.prompt.apis import Api
+from gateway.prompt.apis import RESPONSES, Api
 from gateway.prompt.split import whole
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
@@ -70,7 +71,7 @@ class Serving:
                 raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
             raw = call.ready(self._settings.max_body_bytes)
             if raw is None:
-                raw = await client.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+                raw = await self._body(client)
             fields = bodies.parse(raw)
             model = self._model(fields)
             span = self._tracing.begin(api.name, model, headers)
@@ -83,6 +84,9 @@ class Serving:
         except ApiError as error:
             outcome = "rejected" if error.status < 500 else "failed"
             client.fail(error)
+        except Stuck as stuck:
+            outcome = "stuck"
+            log.warning("request %s: %s", request_id.decode(), stuck)
         except Cut as cut:
             outcome = "cut"
             log.warning("request %s: stream cut: %s", request_id.decode(), cut)
@@ -95,6 +99,15 @@ class Serving:
             self._metrics.requests(api.name, model, outcome).inc()
             self._metrics.duration(api.name, model).observe(time.perf_counter() - started)
             span.end(error="" if outcome == "ok" else outcome)
+
+    async def _body(self, client: Client) -> bytes:
+        """A body that comes in pieces. Raises `ApiError` and `Gone`."""
+        within_s = self._settings.request_timeout_s
+        try:
+            async with asyncio.timeout(within_s):
+                return await client.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+        except TimeoutError:
+            raise ApiError(408, f"The body took longer than {within_s:g} s.", code="body_timeout") from None
 
     def _model(self, fields: bodies.Fields) -> str:
         """The model that is asked for; the only one there is if none is named. Raises `ApiError`."""
@@ -148,6 +161,7 @@ class Serving:
                 output_tokens=next((limit for limit in limits if limit is not None), None),
                 whole=whole(api, fields),
             ),
+            lasting=api is RESPONSES and bodies.flag(fields, "background"),
             stream=api.generates and bodies.flag(fields, "stream"),
             request_id=request_id,
             engine_id=request_id + b"-" + secret,

@@ -34,3 +34,11 @@ class Transfer:
             raise Stale
         self._used = True
         return self._params
+
+    def unsent(self) -> None:
+        """What was taken was certainly not sent to anybody: it is as good as before."""
+        self._used = False
+
+    def fresh(self, now_s: float) -> bool:
+        """Whether `take` would succeed."""
+        return not self._used and self.left_s(now_s) > 0

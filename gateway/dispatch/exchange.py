@@ -29,6 +29,10 @@ class Exchange(msgspec.Struct):
     headers: tuple[tuple[bytes, bytes], ...]
     """What of the client's headers goes to the engines."""
     span: Span
+    deadline: float = float("inf")
+    """When it must have ended."""
+    lasting: bool = False
+    """What it asks for lives on in the engine when we leave: it is not asked for twice."""
     policy: str = ""
     """The built-in policy that the client chose, where it may."""
     explain: bool = False
@@ -48,6 +52,14 @@ class Exchange(msgspec.Struct):
     """Cached tokens that the index gave the chosen engines, by leg."""
     times: dict[str, float] = msgspec.field(default_factory=dict)
     """Seconds by step: look, route, prefill, decode (until the first byte)."""
+    step: str = "wait"
+    """What it is at now: wait, prefill, decode, stream."""
+    attempts: int = 0
+    """How often it was placed."""
+
+    def left_s(self) -> float:
+        """Seconds until its deadline; a little more than none when that has passed."""
+        return max(self.deadline - time.perf_counter(), 0.001)
 
     def stays_whole(self, why: str) -> None:
         """From here on this request is not split."""
@@ -73,6 +85,8 @@ class Exchange(msgspec.Struct):
         ]
         if self.placement.prefill:
             facts.append((b"x-baton-prefill", self.placement.prefill.encode()))
+        if self.attempts > 1:
+            facts.append((b"x-baton-attempts", str(self.attempts).encode()))
         if self.prompt_tokens:
             facts.append((b"x-baton-prompt-tokens", str(self.prompt_tokens).encode()))
         if self.cached_tokens is not None:

@@ -8,12 +8,16 @@ from gateway.wire.errors import BadAnswer, ClosedEarly, ConnectFailed, TimedOut,
 class LegFailed(Exception):
     """One leg failed before the client was sent anything of its answer."""
 
-    def __init__(self, leg: Leg, engine: str, cause: Cause, detail: str, reply: "Reply | None" = None) -> None:
+    def __init__(
+        self, leg: Leg, engine: str, cause: Cause, detail: str, reply: "Reply | None" = None, unsent: bool = False
+    ) -> None:
+        """`unsent`: the request was certainly not sent."""
         super().__init__(f"{engine}: {detail}")
         self.leg = leg
         self.engine = engine
         self.cause = cause
         self.reply = reply
+        self.unsent = unsent
 
 
 class Reply:
@@ -25,6 +29,11 @@ class Reply:
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def failed(leg: Leg, engine: str, error: WireError) -> LegFailed:
+    """A leg that failed on the wire."""
+    return LegFailed(leg, engine, cause_of(error), str(error), unsent=error.stage == "connect")
 
 
 def cause_of(error: WireError) -> Cause:

@@ -6,15 +6,18 @@ The one place where something is tried again; what follows a failure is decided 
 import asyncio
 import logging
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.connector.lease import Transfer
 from gateway.dispatch import ids, legs
+from gateway.dispatch.budget import RetryBudget
+from gateway.dispatch.course import Course
 from gateway.dispatch.exchange import Exchange, Headers
 from gateway.dispatch.failure import LegFailed, Reply
 from gateway.dispatch.legs import Opened
 from gateway.dispatch.relay import Cut, Tally, relay
-from gateway.dispatch.verdict import Leg, judge
+from gateway.dispatch.verdict import SPENT, Failure, Leg, Next
+from gateway.dispatch.watchdog import Overdue, Watchdog
 from gateway.errors import ApiError, unavailable
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
@@ -53,6 +56,13 @@ class Client(Protocol):
     def reply(self, status: int, headers: Headers, body: bytes) -> None: ...
 
 
+class Kept(NamedTuple):
+    """KV that waits on a prefill engine for a decode engine."""
+
+    transfer: Transfer
+    source: Engine
+
+
 class Dispatcher:
     """Carries out requests on a fleet."""
 
@@ -62,45 +72,87 @@ class Dispatcher:
         self._router = router
         self._metrics = metrics
         self._settings = settings
+        self._budget = RetryBudget(settings.retry_share, settings.retry_floor)
+        self._watchdog = Watchdog(metrics)
+        metrics.show_retry_budget(lambda: self._budget.left(time.perf_counter()))
 
     async def serve(self, x: Exchange, client: Client) -> int:
         """Answer one request; returns the status sent. Raises `ApiError` before anything was sent, `Cut` after."""
-        avoid: set[str] = set()
+        settings = self._settings
+        x.deadline = x.started + settings.request_timeout_s
+        self._budget.seen(x.started)
+        course = Course(self._budget, x.deadline, settings.attempts, len(self._fleet.engines), 0)
+        try:
+            with self._watchdog.watch(x):
+                return await self._run(x, course, client)
+        except Overdue:
+            text = f"The request took longer than {settings.request_timeout_s:g} s."
+            raise ApiError(504, text, kind="server_error", code="request_timeout") from None
+
+    async def _run(self, x: Exchange, course: Course, client: Client) -> int:
+        """Attempts, one after the other, until one answers or nothing more is to be tried."""
         failure: LegFailed | None = None
-        for _ in range(self._settings.attempts):
-            snapshot = await self._snapshot(x, avoid, failure)
+        kept: Kept | None = None
+        while True:
+            x.step = "wait"
+            snapshot = await self._snapshot(x, course, failure)
             if snapshot is None:
-                break
-            placed = time.perf_counter()
-            x.placement = placement = self._router.place(x.request, snapshot, x.policy)
-            x.times["route"] = time.perf_counter() - placed
-            prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
-            decode = self._fleet.engines[placement.decode]
-            with Booking(prefill, decode, self._uncached(x, prefill or decode), x.request.prompt_tokens) as booking:
+                return self._give_up(x, failure, client)
+            prefill, decode = self._place(x, snapshot)
+            if kept is not None:
+                prefill, kept = (kept.source, kept) if kept.source is not decode else (None, None)
+            new = self._uncached(x, prefill or decode)
+            with Booking(prefill, decode, new, x.request.prompt_tokens) as booking:
                 self._fleet.traffic(decode.model).arrived(booking.work_s)
-                self._prepare(x, prefill, decode)
+                transfer = None
                 try:
-                    transfer = await self._prefill(x, prefill, decode, booking)
+                    if kept is None:
+                        self._prepare(x, prefill, decode)
+                        transfer = await self._prefill(x, prefill, decode, booking)
+                    else:
+                        booking.prefilled()
+                        transfer = kept.transfer
                     return await self._decode(x, decode, transfer, prefill, client, booking)
                 except LegFailed as failed:
                     failure = failed
-            self._learn(x, failure, prefill, decode, avoid)
-        return self._give_up(x, failure, client)
+            usable = transfer is not None and transfer.fresh(asyncio.get_running_loop().time())
+            follows = self._learn(x, course, failure, prefill, decode, usable)
+            if follows is Next.FAIL:
+                return self._give_up(x, failure, client)
+            kept = Kept(transfer, prefill) if follows is Next.KEEP and transfer and prefill else None
 
-    async def _snapshot(self, x: Exchange, avoid: set[str], failure: LegFailed | None) -> Snapshot | None:
-        """The engines to choose from; waits for one if there is none at all. None: all there are were tried."""
+    async def _snapshot(self, x: Exchange, course: Course, failure: LegFailed | None) -> Snapshot | None:
+        """The engines to choose from. None: all there are were tried.
+
+        Where there is none at all, or the last ones went down just now, it waits for one.
+        """
         model = x.request.model
-        snapshot = self._fleet.snapshot(model, x.sight, avoid)
-        if snapshot is not None or failure is not None:
-            return snapshot
-        try:
-            async with asyncio.timeout(self._settings.engine_wait_s):
-                while snapshot is None:
-                    await self._fleet.changed()
-                    snapshot = self._fleet.snapshot(model, x.sight, avoid)
-        except TimeoutError:
-            raise unavailable(f"No engine can serve `{model}` now.") from None
+        snapshot = self._fleet.snapshot(model, x.sight, course.avoid)
+        if snapshot is None and (failure is None or failure.cause == "refused"):
+            wait_s = min(self._settings.engine_wait_s, x.left_s())
+            try:
+                async with asyncio.timeout(wait_s):
+                    while snapshot is None:
+                        await self._fleet.changed()
+                        snapshot = self._fleet.snapshot(model, x.sight, course.avoid)
+            except TimeoutError:
+                if failure is not None:
+                    return None
+                raise unavailable(f"No engine can serve `{model}` now.") from None
+        if snapshot is None:
+            return None
+        if self._settings.require_prefill and not (x.request.whole or snapshot.collocated or snapshot.prefillers):
+            raise unavailable(f"No prefill engine for `{model}` is up (setting require_prefill).", "no_prefill_engine")
         return snapshot
+
+    def _place(self, x: Exchange, snapshot: Snapshot) -> tuple[Engine | None, Engine]:
+        """Ask the policy; returns the engines that prefill, if another does, and decode."""
+        placed = time.perf_counter()
+        x.placement = placement = self._router.place(x.request, snapshot, x.policy)
+        x.times["route"] = time.perf_counter() - placed
+        x.attempts += 1
+        prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
+        return prefill, self._fleet.engines[placement.decode]
 
     def _uncached(self, x: Exchange, engine: Engine) -> int:
         """Tokens that `engine` will have to prefill."""
@@ -120,6 +172,7 @@ class Dispatcher:
     async def _prefill(self, x: Exchange, engine: Engine | None, decode: Engine, booking: Booking) -> Transfer | None:
         if engine is None:
             return None
+        x.step = "prefill"
         transfer, x.cached_tokens, returned = await legs.prefill(x, engine, self._settings)
         booking.prefilled()
         took_s = x.times["prefill"]
@@ -141,6 +194,7 @@ class Dispatcher:
         client: Client,
         booking: Booking,
     ) -> int:
+        x.step = "decode"
         span = x.span.leg("decode", engine.name)
         outcome = "cancelled"
         try:
@@ -186,8 +240,9 @@ class Dispatcher:
             ttft_s = tally.first_s - x.started
             self._metrics.ttft(model).observe(ttft_s)
             span.event("first_token")
+            x.step = "stream"
             client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
-            await relay(answer, opened.first, client, self._settings.idle_timeout_s, tally)
+            await relay(answer, opened.first, client, self._settings, tally)
             client.end()
         finally:
             answer.close()
@@ -198,21 +253,27 @@ class Dispatcher:
         self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
         return answer.status
 
-    def _learn(self, x: Exchange, failed: LegFailed, prefill: Engine | None, decode: Engine, avoid: set[str]) -> None:
-        """Count a failure and shape the next attempt by its verdict."""
-        self._metrics.retries(failed.leg.name.lower(), failed.cause).inc()
-        if failed.leg is Leg.DECODE and prefill is not None:
-            self._metrics.transfers(failed.cause).inc()
-        log.warning("request %s: %s failed: %s", x.engine_id.decode(), failed.leg.name.lower(), failed)
-        verdict = judge(failed.leg, failed.cause, remote=prefill is not None)
-        if verdict.whole:
-            x.stays_whole(verdict.whole)
-        if verdict.avoid_prefill and prefill is not None:
-            avoid.add(prefill.name)
-        if verdict.avoid_decode:
-            avoid.add(decode.name)
-        engine = prefill if failed.leg is Leg.PREFILL and prefill is not None else decode
-        self._fleet.observe(engine, "decode" if engine is decode else "prefill", failed.cause, str(failed))
+    def _learn(
+        self, x: Exchange, course: Course, failed: LegFailed, prefill: Engine | None, decode: Engine, usable: bool
+    ) -> Next:
+        """Count a failure and tell who should know; returns what follows. `usable`: the transfer's parameters are."""
+        leg, cause = failed.leg, failed.cause
+        self._metrics.retries(leg.name.lower(), cause).inc()
+        if leg is Leg.DECODE and prefill is not None:
+            self._metrics.transfers("kept" if usable else cause).inc()
+        at = prefill if leg is Leg.PREFILL and prefill is not None else decode
+        self._fleet.observe(at, "decode" if at is decode else "prefill", cause, str(failed))
+        what = Failure(leg, cause, remote=prefill is not None, lasting=x.lasting)
+        name = prefill.name if prefill is not None else None
+        others = self._fleet.snapshot(x.request.model, x.sight, course.avoid | {decode.name}) is not None
+        verdict = course.after(what, time.perf_counter(), name, decode.name, others, usable)
+        if course.whole:
+            x.stays_whole(course.whole)
+        if verdict.why is SPENT:
+            self._metrics.retry_budget_spent().inc()
+        self._metrics.verdicts(verdict.next.name.lower()).inc()
+        log.warning("request %s: %s failed: %s; %s", x.engine_id.decode(), leg.name.lower(), failed, verdict.why)
+        return verdict.next
 
     def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
         """Pass on an engine's own last word, or say in ours what went wrong."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from gateway.connector import nixl_pull
 from gateway.connector.lease import Stale, Transfer
 from gateway.connector.nixl_pull import Incomplete, Prefilled
+from gateway.dispatch import opening
 from gateway.dispatch.exchange import Exchange
 from gateway.dispatch.expiry import Expiry
-from gateway.dispatch.failure import LegFailed, Reply, cause_of, cause_of_status
+from gateway.dispatch.failure import LegFailed, Reply, cause_of_status, failed
 from gateway.dispatch.verdict import Leg
 from gateway.fleet.engine import Engine
 from gateway.settings import Settings
@@ -32,7 +33,8 @@ async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Prefilled:
     start = time.perf_counter()
     try:
         body = nixl_pull.prefill_body(x.api, x.fields, x.ids, x.ask_ids)
-        reply = await _call(x, Leg.PREFILL, engine, body, settings, settings.prefill_timeout_s, span, remote=False)
+        until_s = min(settings.prefill_timeout_s, x.left_s())
+        reply = await _call(x, Leg.PREFILL, engine, body, settings, until_s, span, remote=False)
         if reply.status != 200:
             raise LegFailed(Leg.PREFILL, engine.name, cause_of_status(reply.status), f"status {reply.status}")
         now = asyncio.get_running_loop().time()
@@ -63,7 +65,8 @@ async def decode(
     """
     start = time.perf_counter()
     now = asyncio.get_running_loop().time()
-    first_byte_s = settings.first_byte_timeout_s
+    first_byte_s = min(settings.first_byte_timeout_s, x.left_s())
+    leased = False
     if transfer is None:
         body = nixl_pull.whole_body(x.fields)
     else:
@@ -74,17 +77,22 @@ async def decode(
     expiry = None
     if transfer is not None and source is not None:
         if x.stream:
+            leased = transfer.left_s(now) < first_byte_s
             first_byte_s = min(first_byte_s, transfer.left_s(now))
         else:
             expiry = Expiry(source, transfer.left_s(now), settings.health_timeout_s)
     try:
         if x.stream:
-            opened = await _open(x, engine, body, settings, first_byte_s, transfer is not None, span)
+            opened = await _open(x, engine, body, settings, first_byte_s, transfer is not None, leased, span)
         else:
             remote = transfer is not None
             opened = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span, remote)
             if expiry is not None and not await expiry.in_time():
                 raise LegFailed(Leg.DECODE, engine.name, "late", "blocks expired on the prefill engine meanwhile")
+    except LegFailed as failure:
+        if failure.unsent and transfer is not None:
+            transfer.unsent()
+        raise
     finally:
         if expiry is not None:
             expiry.stop()
@@ -108,38 +116,66 @@ async def _call(
     """One request with its whole answer; one that carries transfer parameters (`remote`) is sent once at most."""
     try:
         answer = await engine.pool.request(
-            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s, twice=not remote
+            "POST",
+            x.api.target,
+            x.engine_headers(span),
+            body,
+            first_byte_s=first_byte_s,
+            twice=not (remote or x.lasting),
         )
         try:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)
         finally:
             answer.close()
     except WireError as error:
-        raise LegFailed(leg, engine.name, cause_of(error), str(error)) from error
+        raise failed(leg, engine.name, error) from error
     return Reply(answer.status, answer.headers, data)
 
 
 async def _open(
-    x: Exchange, engine: Engine, body: bytes, settings: Settings, first_byte_s: float, remote: bool, span: Span
+    x: Exchange,
+    engine: Engine,
+    body: bytes,
+    settings: Settings,
+    first_byte_s: float,
+    remote: bool,
+    leased: bool,
+    span: Span,
 ) -> Opened | Reply:
-    """One request up to the first byte of its body: an engine sends the head before the first token is there."""
+    """One request up to its first token: an engine sends the head, and perhaps a role, before that is there.
+
+    `leased`: it is the prefill engine's lease that sets the time.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + first_byte_s
     answer = None
     try:
         answer = await engine.pool.request(
-            "POST", x.api.target, x.engine_headers(span), body, first_byte_s=first_byte_s, twice=not remote
+            "POST",
+            x.api.target,
+            x.engine_headers(span),
+            body,
+            first_byte_s=first_byte_s,
+            twice=not (remote or x.lasting),
         )
         if answer.status != 200:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)
             answer.close()
             return Reply(answer.status, answer.headers, data)
         first = await answer.chunk(max(deadline - loop.time(), 0.001))
+        while (seen := opening.look(first)) is opening.Look.MORE:
+            piece = await answer.chunk(max(deadline - loop.time(), 0.001))
+            if not piece:
+                break
+            first += piece
+        if seen is opening.Look.FAILED:
+            raise LegFailed(Leg.DECODE, engine.name, "error", "an error in the stream before its first token")
         return Opened(answer, first)
     except BaseException as error:
         if answer is not None:
             answer.close()
         if not isinstance(error, WireError):
             raise
-        late = remote and isinstance(error, TimedOut) and first_byte_s < settings.first_byte_timeout_s
-        raise LegFailed(Leg.DECODE, engine.name, "late" if late else cause_of(error), str(error)) from error
+        if leased and isinstance(error, TimedOut) and error.stage != "connect":
+            raise LegFailed(Leg.DECODE, engine.name, "late", str(error)) from error
+        raise failed(Leg.DECODE, engine.name, error) from error

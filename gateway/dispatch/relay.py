@@ -4,10 +4,12 @@ The only thing done per piece is to hold back an unfinished event, so that the c
 follow at any time; several events that arrived together leave together.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.settings import Settings
 from gateway.wire.answer import Answer
 from gateway.wire.errors import WireError
 
@@ -28,6 +30,10 @@ HELD_LIMIT = 1 << 20
 
 class Cut(Exception):
     """The engine's stream ended before its end; what was delivered ends with a whole event."""
+
+
+class Stuck(Exception):
+    """The client reads no more."""
 
 
 class Tally:
@@ -74,15 +80,24 @@ class _Flow:
             self._write(self._held)
 
 
-async def relay(answer: Answer, first: bytes, out: Out, idle_s: float, tally: Tally) -> None:
-    """Send the whole stream; `first` is its first piece. Raises `Cut`."""
+async def drained(out: Out, within_s: float) -> None:
+    """Wait until the client takes more. Raises `Stuck`."""
+    try:
+        async with asyncio.timeout(within_s):
+            await out.drain()
+    except TimeoutError:
+        raise Stuck(f"the client took nothing for {within_s:g} s") from None
+
+
+async def relay(answer: Answer, first: bytes, out: Out, settings: Settings, tally: Tally) -> None:
+    """Send the whole stream; `first` is its first piece. Raises `Cut` and `Stuck`."""
     flow = _Flow(out.write, tally)
     full = not flow(first)
     while True:
         if full:
-            await out.drain()
+            await drained(out, settings.client_timeout_s)
         try:
-            full = await answer.pour(flow, idle_s)
+            full = await answer.pour(flow, settings.idle_timeout_s)
         except WireError as error:
             raise Cut(str(error)) from error
         if not full:

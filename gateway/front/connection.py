@@ -219,6 +219,8 @@ class Connection(asyncio.Protocol):
                 call.reply(500, [(b"content-type", b"text/plain")], b"Internal Server Error")
         finally:
             if not call.ended and not call.gone:
+                if not self.writable:
+                    self.transport.abort()  # what waits here would wait for ever
                 self.transport.close()  # half an answer must not look like a whole one
 
     def _refuse(self, status: int, why: bytes) -> None:

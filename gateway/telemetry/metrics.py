@@ -73,6 +73,9 @@ class Metrics:
             "baton_leg_seconds", "Prefill: until its answer. Decode: until its first byte.", _SLOW, "leg", "engine"
         )
         self.retries = counter("baton_retries", "Legs that failed and what followed.", "leg", "cause")
+        self.verdicts = counter("baton_verdicts", "What followed failed legs.", "next")
+        self.retry_budget_spent = counter("baton_retry_budget_spent", "Requests failed for want of retry budget.")
+        self.overdue = counter("baton_overdue_requests", "Requests that the watchdog ended, by their step.", "step")
         self.transfers = counter("baton_transfers", "KV transfers by what became of their parameters.", "outcome")
         self.reading = histogram("baton_prompt_seconds", "Time to read one prompt.", _DECISION, "mode")
         self.lookup = histogram("baton_lookup_seconds", "Time of one index lookup.", _DECISION, "model")
@@ -107,6 +110,11 @@ class Metrics:
     def show_policies(self, policies: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
         """Show which policies are in use: name, version, use."""
         self.registry.register(_PolicyState(policies))
+
+    def show_retry_budget(self, left: Callable[[], float]) -> None:
+        """Show how many retries all requests together may have now."""
+        gauge = Gauge("baton_retry_budget", "Retries that may be taken now.", registry=self.registry)
+        gauge.set_function(left)
 
     def render(self) -> bytes:
         """The text format that Prometheus scrapes."""

@@ -196,6 +196,125 @@ async def test_an_engine_that_never_answers_is_a_504(hang: Any) -> None:
         assert pair.gateway.booked() == 0
 
 
+async def test_a_transfer_that_fails_inside_the_stream_is_never_shown(pair: Pair) -> None:
+    """vLLM sends 200 and the role first, then an error event."""
+    original = pair.prefill.hand_over
+
+    def nowhere(*args: Any) -> Any:
+        params = original(*args)
+        return params and {**params, "remote_port": 1}
+
+    pair.prefill.hand_over = nowhere  # type: ignore[method-assign, assignment]
+    body = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}
+    stream = await pair.http.post("/v1/chat/completions", json={**body, "stream": True})
+    events = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: {")]
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert [delta.get("role") for delta in deltas] == ["assistant"] + [None] * (len(deltas) - 1)
+    right = await pair.right("/v1/chat/completions", body)
+    assert "".join(delta.get("content") or "" for delta in deltas) == right["choices"][0]["message"]["content"]
+    assert pair.gateway.metric("baton_transfers_total", outcome="error") == 1
+
+
+async def test_what_was_prefilled_is_decoded_elsewhere_when_nobody_was_told_of_it() -> None:
+    """A refused connection carried no parameters: they are as good as before, and no budget pays for it."""
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d0, Double("decode", "d1") as d1:
+        async with Gateway.over(p, d0, d1, policy="round_robin", health_interval_s=30.0, retry_floor=0) as gateway:
+            await d0.die()
+            p.requests.clear()
+            for number in range(4):
+                answer = await gateway.http.post("/v1/completions", json={**BODY, "prompt": f"{number} {PROMPT}"})
+                assert answer.status_code == 200
+            assert len(p.posts) == 4
+            assert gateway.metric("baton_transfers_total", outcome="kept") == 1
+            assert gateway.metric("baton_transfers_total", outcome="used") == 4
+            assert gateway.booked() == 0
+
+
+async def test_past_the_retry_budget_a_failure_is_told_at_once() -> None:
+    async with Double("both", "d0") as d0, Double("both", "d1") as d1:
+        async with Gateway.over(d0, d1, policy="round_robin", retry_share=0.0, retry_floor=2) as gateway:
+            for double in (d0, d1):
+                double.requests.clear()
+                double.faults.set(error_next=99, error_status=500)
+            for _ in range(4):
+                assert (await gateway.http.post("/v1/completions", json=BODY)).status_code == 500
+            assert len(d0.posts) + len(d1.posts) == 4 + 2
+            assert gateway.metric("baton_retry_budget") == 0
+            assert gateway.metric("baton_retry_budget_spent_total") == 2
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_half_of_the_engines_die_under_load_and_no_request_fails(role: str) -> None:
+    async with (
+        Double("prefill", "p0") as p0,
+        Double("prefill", "p1") as p1,
+        Double("decode", "d0") as d0,
+        Double("decode", "d1") as d1,
+    ):
+        for double in (p0, p1, d0, d1):
+            double.timing.prefill_a_s = double.timing.decode_a_s = 0.002
+        async with Gateway.over(p0, p1, d0, d1, policy="round_robin", retry_floor=0) as gateway:
+            victim = p1 if role == "prefill" else d1
+            gate = asyncio.Semaphore(40)
+            done = 0
+
+            async def ask(number: int) -> int:
+                nonlocal done
+                async with gate:
+                    body = {**BODY, "prompt": f"{number} {PROMPT}"}
+                    status = (await gateway.http.post("/v1/completions", json=body)).status_code
+                    done += 1
+                    return status
+
+            asked = [asyncio.create_task(ask(number)) for number in range(200)]
+            await until(lambda: done >= 60, 20)
+            await victim.die()
+            assert {await one for one in asked} == {200}
+            assert gateway.booked() == 0
+
+
+async def test_the_watchdog_ends_what_outlives_its_deadline() -> None:
+    async with make_pair(request_timeout_s=0.5) as pair:
+        pair.decode.timing.decode_a_s = 0.02
+        stream = await pair.http.post("/v1/completions", json={**STREAMED, "max_tokens": 1500})
+        assert stream.status_code == 200
+        assert json.loads(stream.text.split("data: ")[-1])["error"]["code"] == "request_timeout"
+        await pair.decode.idle()
+        assert pair.gateway.metric("baton_overdue_requests_total", step="stream") == 1
+        pair.decode.timing.transfer_latency_s = 30.0
+        answer = await pair.http.post("/v1/completions", json={**BODY, "prompt": "c" + PROMPT})
+        assert answer.status_code == 504
+        await pair.decode.idle()
+        assert pair.gateway.booked() == 0
+
+
+async def test_a_client_that_reads_no_more_is_given_up() -> None:
+    async with make_pair(client_timeout_s=0.2) as pair:
+        port = int(pair.gateway.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        raw = json.dumps({**STREAMED, "max_tokens": 30000}).encode()
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw)
+        labels = {"route": "completions", "model": "m", "outcome": "stuck"}
+        await until(lambda: pair.gateway.metric("baton_requests_total", **labels) == 1, 30)
+        await pair.decode.idle()
+        assert pair.gateway.booked() == 0
+        received = await reader.read()
+        assert received
+        assert not received.endswith(b"0\r\n\r\n"), "half an answer looks like a whole one"
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_fleet_that_must_prefill_refuses_when_it_cannot() -> None:
+    async with make_pair(require_prefill=True) as pair:
+        await pair.prefill.die()
+        await until(lambda: pair.gateway.app.fleet.engines["p0"].offers is None, 2)
+        answer = await pair.http.post("/v1/completions", json=BODY)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_prefill_engine")
+        whole = await pair.http.post("/v1/completions", json={**BODY, "n": 2, "temperature": 1.0})
+        assert whole.status_code == 200
+
+
 class Nonsense:
     """A policy that is wrong in every way, by turns."""
 
