@@ -23,7 +23,15 @@ class Measured:
     e2e_s: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    cached: int = 0
+    """Prompt tokens that were cached, if the engine says so."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    sent_s: float = 0.0
+    """`time.perf_counter()` of sending."""
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    """Of a stream with `continuous_usage_stats`: when each event came, and how many tokens there were then."""
+    ids: list[int] = field(default_factory=list)
+    """The answer's token ids, if asked for with `return_token_ids`."""
 
     @property
     def tpot_s(self) -> float | None:
@@ -41,13 +49,17 @@ class Measured:
         return None
 
 
-async def send(http: httpx.AsyncClient, path: str, body: Mapping[str, Any]) -> Measured:
+async def send(
+    http: httpx.AsyncClient, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Measured:
     """Send one chat or completion request. Raises `RequestFailed`."""
-    body = {**body, "stream_options": {"include_usage": True}} if body.get("stream") else dict(body)
-    measured = Measured()
+    body = dict(body)
+    if body.get("stream"):
+        body["stream_options"] = {"include_usage": True, **body.get("stream_options", {})}
     start = time.perf_counter()
+    measured = Measured(sent_s=start)
     try:
-        async with http.stream("POST", path, json=body, headers={"x-baton-facts": "1"}) as answer:
+        async with http.stream("POST", path, json=body, headers={"x-baton-facts": "1", **(headers or {})}) as answer:
             measured.headers = answer.headers
             if answer.status_code != 200:
                 detail = (await answer.aread()).decode(errors="replace")
@@ -68,14 +80,19 @@ async def _read_stream(answer: httpx.Response, measured: Measured, start: float)
             continue
         if line == "data: [DONE]":
             return
+        now = time.perf_counter()
         event = msgspec.json.decode(line.removeprefix("data: "))
         if "error" in event:
             raise RequestFailed(f"the stream broke off: {event['error'].get('message')}")
         if piece := _text(event):
             if measured.ttft_s is None:
-                measured.ttft_s = time.perf_counter() - start
+                measured.ttft_s = now - start
             measured.text += piece
         _count(event, measured)
+        for choice in event.get("choices", ()):
+            measured.ids += choice.get("token_ids") or ()
+            if event.get("usage"):
+                measured.arrivals.append((now - start, measured.tokens_out))
     raise RequestFailed("the stream ended without [DONE]")
 
 
@@ -97,3 +114,4 @@ def _count(part: dict[str, Any], measured: Measured) -> None:
     if usage := part.get("usage"):
         measured.tokens_in = usage.get("prompt_tokens", 0)
         measured.tokens_out = usage.get("completion_tokens", 0)
+        measured.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or measured.cached

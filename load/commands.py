@@ -14,6 +14,7 @@ from typer import Option
 
 from load.fit.command import fit
 from load.index import index
+from load.live.command import check
 from load.prompt import prompt
 from load.relay import OURS, WORKS, Figures, measure, surroundings
 
@@ -26,6 +27,7 @@ def load() -> None:
 
 
 app.command()(fit)
+app.command()(check)
 app.command()(index)
 app.command()(prompt)
 

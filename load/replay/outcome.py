@@ -64,10 +64,10 @@ def outcome(simulation: Simulation) -> Outcome:
     return Outcome(
         requests=len(jobs),
         refused=simulation.refused,
-        ttft_ms=_spread(ttft),
-        itl_ms=_weighted(gaps),
-        tpot_ms=_spread(tpot),
-        e2e_ms=_spread(e2e),
+        ttft_ms=spread(ttft),
+        itl_ms=weighted(gaps),
+        tpot_ms=spread(tpot),
+        e2e_ms=spread(e2e),
         slo_met=float(met.mean()) if len(jobs) else 0.0,
         goodput_rps=float(met.sum()) / span_s if span_s else 0.0,
         hit_rate=sum(job.cached for job in jobs) / prompt if prompt else 0.0,
@@ -78,7 +78,8 @@ def outcome(simulation: Simulation) -> Outcome:
     )
 
 
-def _spread(seconds: Any) -> Spread:
+def spread(seconds: Any) -> Spread:
+    """Of an array of seconds."""
     import numpy as np
 
     if not len(seconds):
@@ -87,7 +88,7 @@ def _spread(seconds: Any) -> Spread:
     return Spread(*(float(1e3 * value) for value in (seconds.mean(), *points)))
 
 
-def _weighted(gaps: Sequence[tuple[float, int]]) -> Spread:
+def weighted(gaps: Sequence[tuple[float, int]]) -> Spread:
     """Of values that occurred several times each."""
     import numpy as np
 
