@@ -1,8 +1,9 @@
 """The app: hot routes go straight to `Serving`, all others through Starlette."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Self
 
 from starlette.applications import Starlette
@@ -21,12 +22,15 @@ from gateway.errors import ApiError
 from gateway.fleet.breaker import Rules
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import Watch
+from gateway.fleet.roster import Roster, Source
 from gateway.front import asgi
 from gateway.front.call import Call
 from gateway.index.enrol import Enrolment, Tokenizers
 from gateway.index.lookup import Lookup
+from gateway.launch import Launch
 from gateway.prompt.apis import APIS
 from gateway.prompt.tokenizers import Folders
+from gateway.reload import FILE, Reloading
 from gateway.routing.router import Router
 from gateway.settings import Settings
 from gateway.telemetry.index import IndexState
@@ -54,7 +58,10 @@ class App:
         tracing: Tracing | None = None,
         tokenizers: Tokenizers | None = None,
         siblings: Siblings | None = None,
+        launch: Launch | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
+        """`launch`: what a reload reads; `sources` tell of engines besides the fleet file."""
         keys = Keys.load(settings.api_keys_file)
         self.fleet = fleet
         self.metrics = Metrics()
@@ -62,11 +69,17 @@ class App:
         self.lookup = Lookup(fleet, self.metrics, settings)
         self.metrics.registry.register(IndexState(self.lookup))
         self.router = Router(settings, self.metrics)
-        self.readiness = Readiness(fleet, self.lookup, self.router.warnings)
+        self.roster = Roster(fleet)
+        self.roster.tell(FILE, [engine.wanted for engine in fleet])
+        folders = tokenizers if isinstance(tokenizers, Folders) else None
+        self.reloading = Reloading(launch or Launch(), settings, self.roster, keys, folders, self.metrics, self._heed)
+        self.readiness = Readiness(fleet, self.lookup, self._warnings)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         fleet.members.append(self._enrolment)
-        fleet.drain_s, fleet.trust.most, fleet.trust.slow = settings.drain_s, settings.eject_most, settings.eject_slow
         self._settings = settings
+        self._sources = sources
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heed()
         self._tracing = tracing or Tracing.of(settings)
         dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
         self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
@@ -77,12 +90,20 @@ class App:
         )
 
     @classmethod
-    def of(
-        cls, file: FleetFile, settings: Settings, tracing: Tracing | None = None, siblings: Siblings | None = None
-    ) -> Self:
-        """The gateway in front of the engines that a fleet file names."""
-        folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
-        return cls(fleet_of(file, settings), settings, tracing, Folders(folders, settings.tokenizer), siblings)
+    def of(cls, launch: Launch, file: FleetFile, settings: Settings, siblings: Siblings | None = None) -> Self:
+        """The gateway in front of the engines that a fleet file names, as `launch` read it."""
+        folders = Folders.of(file, settings.tokenizer)
+        return cls(fleet_of(file, settings), settings, None, folders, siblings, launch)
+
+    def _heed(self) -> None:
+        """What was read from the settings once follows them when they change."""
+        s = self._settings
+        self.fleet.drain_s, self.fleet.trust.most, self.fleet.trust.slow = s.drain_s, s.eject_most, s.eject_slow
+
+    def _warnings(self) -> list[str]:
+        refused = self.reloading.refused
+        told = [f"the last reload was refused: {refused}"] if refused else []
+        return told + self.roster.conflicts + self.router.warnings()
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -90,9 +111,16 @@ class App:
         await watch.first_round()
         self.lookup.start()
         self.router.start()
+        self._tasks = [asyncio.create_task(self.reloading.watch(), name="reload")]
+        for source in self._sources:
+            tell = partial(self.roster.tell, source.name)
+            self._tasks.append(asyncio.create_task(source.follow(tell), name=f"source {source.name}"))
         try:
             yield
         finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self.router.close()
             await watch.stop()
             await self._enrolment.close()

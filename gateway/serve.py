@@ -8,7 +8,8 @@ from typer import Option
 
 from engines.fleet import ANY, LEASE_S, FleetError, Role
 from engines.fleet import Fleet as FleetFile
-from gateway.settings import Effective, Settings, SettingsError
+from gateway.launch import Launch
+from gateway.settings import LIVE, Effective, Settings, SettingsError
 from gateway.workers import CannotStart
 from policies.registry import UnknownPolicy
 
@@ -71,17 +72,17 @@ def serve(
             raise FleetError("--config and engine URLs: give one of the two")
         if print_config and config is None:
             return _show(Effective.gather(flags, {}))
-        file = FleetFile.load(config) if config is not None else _of_urls(urls, lease_s or LEASE_S)
-        effective = Effective.gather(flags, file.gateway, str(config))
+        launch = Launch(config, None if config is not None else _of_urls(urls, lease_s or LEASE_S), flags)
+        file, effective = launch.read()
         if print_config:
             return _show(effective)
-        run(file, effective.settings)
+        run(launch, file, effective.settings)
     except (FleetError, SettingsError, UnknownPolicy, CannotStart, OSError) as error:
         typer.secho(f"baton serve: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
-def run(file: FleetFile, settings: Settings) -> None:
+def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
     from gateway.server import log_to_stderr
 
@@ -89,12 +90,12 @@ def run(file: FleetFile, settings: Settings) -> None:
     if settings.workers > 1:
         from gateway.workers.parent import run_workers
 
-        run_workers(file, settings)
+        run_workers(launch, file, settings)
     else:
         from gateway.app import App
         from gateway.server import Server, until_signalled
 
-        until_signalled(Server(App.of(file, settings), settings))
+        until_signalled(Server(App.of(launch, file, settings), settings))
 
 
 def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:
@@ -112,7 +113,8 @@ def _show(effective: Effective) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("setting", "value", "from", "meaning")
+    table = Table("setting", "value", "from", "meaning", caption="* follows a reload", caption_justify="left")
     for name, field in Settings.model_fields.items():
-        table.add_row(name, str(getattr(effective.settings, name)), effective.origin[name], field.description)
+        live = "*" if name in LIVE else ""
+        table.add_row(name + live, str(getattr(effective.settings, name)), effective.origin[name], field.description)
     Console().print(table)

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from typing import Any, cast
 
@@ -63,6 +64,12 @@ class Server(uvicorn.Server):
             )
         )
         self.readiness = app.readiness
+        self._reload = app.reloading.again
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.readiness.draining = True

@@ -31,6 +31,13 @@ class Keys:
             raise SettingsError(f"api_keys_file: {path} has no key: write one per line")
         return cls(keys)
 
+    def __len__(self) -> int:
+        return len(self._good)
+
+    def become(self, other: "Keys") -> None:
+        """From now on those are good."""
+        self._good = other._good
+
     def check(self, headers: Mapping[bytes, bytes]) -> None:
         """`Authorization: Bearer KEY` (OpenAI's clients) or `X-Api-Key: KEY` (Anthropic's). Raises `ApiError` (401)."""
         if not self._good:

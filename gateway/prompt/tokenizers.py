@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
+from engines.fleet import Fleet as FleetFile
 from gateway.prompt.reader import Reader, UnreadableModel
 
 log = logging.getLogger(__name__)
@@ -16,6 +18,17 @@ class Folders:
     def __init__(self, folders: Mapping[str, str], default: str = "") -> None:
         self._folders = folders
         self._default = default
+
+    @classmethod
+    def of(cls, file: FleetFile, default: str = "") -> Self:
+        """Those that a fleet file names."""
+        made = cls({}, default)
+        made.know(file)
+        return made
+
+    def know(self, file: FleetFile) -> None:
+        """Take over what a fleet file says; a tokenizer that is loaded stays."""
+        self._folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
 
     async def reader(self, model: str) -> tuple[Reader | None, str]:
         """The model's reader; or none, and why. Loads in a thread: some hundred ms."""

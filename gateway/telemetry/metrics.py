@@ -87,6 +87,7 @@ class Metrics:
             "kind",
         )
         Gauge("baton_tasks", "Tasks of the event loop.", registry=self.registry).set_function(_tasks)
+        self.reloads = counter("baton_reloads", "Reloads of fleet file, settings, keys: applied, refused.", "outcome")
         Info("baton_build", "Version.", registry=self.registry).info({"version": version("baton-gateway")})
 
     def watch(self, fleet: Fleet) -> None:

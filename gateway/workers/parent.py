@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from tempfile import TemporaryDirectory
 
 from engines.fleet import Fleet as FleetFile
+from engines.fleet import FleetError
 from gateway.admission.keys import Keys
 from gateway.api.siblings import Siblings
 from gateway.index.embedded import Embedded
-from gateway.settings import Settings
+from gateway.launch import Launch
+from gateway.settings import LIVE, Settings, SettingsError
 from gateway.workers import CannotStart
 from gateway.workers.worker import work
 from policies.registry import create
@@ -30,7 +34,7 @@ _LIVED_S = 60.0
 """A worker that lived so long is started again at once."""
 
 
-def run_workers(file: FleetFile, settings: Settings) -> None:
+def run_workers(launch: Launch, file: FleetFile, settings: Settings) -> None:
     """Serve with `settings.workers` processes until SIGTERM or SIGINT.
 
     They share one listening socket, so that no connection is lost when one of them dies, and one Redis: an embedded
@@ -46,13 +50,21 @@ def run_workers(file: FleetFile, settings: Settings) -> None:
         if not settings.redis:
             embedded = stack.enter_context(Embedded())
             settings = settings.model_copy(update={"redis": embedded.url})
-        asyncio.run(_Crew(file, settings, shared, folder, embedded).run())
+            launch = replace(launch, flags={**launch.flags, "redis": embedded.url})
+        asyncio.run(_Crew(launch, file, settings, shared, folder, embedded).run())
 
 
 class _Crew:
     def __init__(
-        self, file: FleetFile, settings: Settings, shared: socket.socket, folder: str, embedded: Embedded | None
+        self,
+        launch: Launch,
+        file: FleetFile,
+        settings: Settings,
+        shared: socket.socket,
+        folder: str,
+        embedded: Embedded | None,
     ) -> None:
+        self._launch = launch
         self._file = file
         self._settings = settings
         self._shared = shared
@@ -67,6 +79,7 @@ class _Crew:
         loop = asyncio.get_running_loop()
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         count = self._settings.workers
         where = f"http://{self._settings.host}:{self._shared.getsockname()[1]}"
         log.info("%d workers on %s", count, where)
@@ -89,13 +102,30 @@ class _Crew:
                 (process.kill if self._stopping.is_set() else process.terminate)()
         self._stopping.set()
 
+    def _reload(self) -> None:
+        """Everybody reads fleet file, settings and keys again; who is started later reads them anyway."""
+        self._read()
+        for process in self._processes.values():
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
+
+    def _read(self) -> None:
+        """What the next worker starts with: fleet and settings as they are now, if they are good."""
+        try:
+            self._file, effective = self._launch.read()
+        except (FleetError, SettingsError) as error:
+            log.error("%s", error)
+            return
+        live = {name: getattr(effective.settings, name) for name in LIVE}
+        self._settings = self._settings.model_copy(update=live)
+
     async def _keep(self, number: int) -> None:
         """One worker after the other in one place."""
         siblings = Siblings(self._folder, number, self._settings.workers)
         again_s = _AGAIN_S
         while not self._stopping.is_set():
             began = time.monotonic()
-            mine = (self._file, self._settings, self._shared, siblings, self._up)
+            mine = (self._launch, self._file, self._settings, self._shared, siblings, self._up)
             process = self._context.Process(target=work, args=mine, name=f"worker {number}")
             process.start()
             self._processes[number] = process
@@ -104,6 +134,7 @@ class _Crew:
                 return
             if not self._up.is_set():
                 raise CannotStart(f"worker {number} ended with {process.exitcode} before any was up")
+            self._read()
             again_s = _AGAIN_S if time.monotonic() - began > _LIVED_S else min(again_s * 2, _AGAIN_MAX_S)
             log.error("worker %d ended with %s; starts again in %g s", number, process.exitcode, again_s)
             try:

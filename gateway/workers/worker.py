@@ -2,20 +2,25 @@
 
 import asyncio
 import os
+import signal
 import socket
 from multiprocessing import parent_process
 from multiprocessing.synchronize import Event
 
 from engines.fleet import Fleet as FleetFile
 from gateway.api.siblings import Siblings
+from gateway.launch import Launch
 from gateway.settings import Settings
 
 
-def work(file: FleetFile, settings: Settings, shared: socket.socket, siblings: Siblings, up: Event) -> None:
+def work(
+    launch: Launch, file: FleetFile, settings: Settings, shared: socket.socket, siblings: Siblings, up: Event
+) -> None:
     """Serve until SIGTERM or the parent's end; sets `up` when requests are taken. Exits with 1 if that never was."""
     from gateway.app import App
     from gateway.server import Server, log_to_stderr, until_signalled
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is heard
     os.setsid()  # Ctrl-C is for the parent, who ends all of us in order
     log_to_stderr(settings.log_level, f"worker {siblings.number} ")
 
@@ -32,5 +37,5 @@ def work(file: FleetFile, settings: Settings, shared: socket.socket, siblings: S
             asyncio.get_running_loop().remove_reader(sentinel)
             self.readiness.draining = self.should_exit = True
 
-    server = Worker(App.of(file, settings, siblings=siblings), settings)
+    server = Worker(App.of(launch, file, settings, siblings=siblings), settings)
     until_signalled(server, [shared, siblings.listen()])

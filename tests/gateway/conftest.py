@@ -50,7 +50,13 @@ class Gateway:
         file = FleetFile.parse({"models": models, "engines": engines})
         config = Settings(**{**FAST, **settings})
         tokenizers = DoubleTokenizers(reader) if reader is not None else None
-        app = App(fleet_of(file, config), config, tracing, tokenizers)
+        async with cls.around(App(fleet_of(file, config), config, tracing, tokenizers), config) as made:
+            yield made
+
+    @classmethod
+    @asynccontextmanager
+    async def around(cls, app: App, config: Settings) -> AsyncIterator[Self]:
+        """A gateway that serves with this app."""
         server = Server(app, config)
         serving = asyncio.create_task(server._serve())
         while not server.started:
