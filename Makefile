@@ -1,5 +1,5 @@
 # make up     sets up everything and starts engines and gateway, GPU or not
-# make test   sets up everything and runs all tests, real engines included
+# make test   sets up everything and runs all tests, real engines and containers included
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,10 +32,11 @@ up: $(VENV)/.base $(ENGINES) ## Start engines and gateway; MODEL= chooses the mo
 demo: $(VENV)/.base $(ENGINES) ## The same, then five checked requests and the end
 	@exec $(BIN)/baton demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-test: install test-fast ## All tests; those on real engines take most of the time
+test: install test-fast ## All tests; those on real engines and in containers take most of the time
 	$(BIN)/pytest -q -m engines --timeout=1800 --tb=native
+	$(BIN)/pytest -q -m 'containers or hosts' -rs --tb=native
 
-test-fast: install ## Tests without real engines
+test-fast: install ## Tests without real engines and containers
 	$(BIN)/pytest -q
 
 lint: install ## Style and types
