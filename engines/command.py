@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from socket import gethostname
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -21,6 +22,9 @@ from engines.control import Control, NoSupervisor, Refused, Say, ask
 from engines.fleet import Fleet
 from engines.foreground import run
 from engines.keeper import Keeper, Stopped
+from engines.record import SecretError, read_secret
+from engines.registrar import Registrar
+from engines.store import StoreError, parse
 from engines.supervisor import Supervisor
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, keep and ask the engines of this host.")
@@ -41,6 +45,15 @@ def up(
     logs: Annotated[
         bool | None, Option("--logs/--no-logs", help="Print engines' logs. [default: not in a terminal]")
     ] = None,
+    redis: Annotated[
+        str, Option(envvar="BATON_REDIS", help="Register engines there, for gateways to find. [default: the file's]")
+    ] = "",
+    fleet_secret_file: Annotated[
+        str, Option(envvar="BATON_FLEET_SECRET_FILE", help="The secret that gateways know. [default: the file's]")
+    ] = "",
+    advertise: Annotated[
+        str, Option(help="Address at which gateways reach the engines. [default: the host's in the file]")
+    ] = "",
 ) -> None:
     """Start this host's engines of a fleet file and keep them running, in the foreground.
 
@@ -48,7 +61,8 @@ def up(
     drains the engines and ends them; a second one ends them at once.
     """
     console = Console()
-    session = Session(console, file, host, not console.is_terminal if logs is None else logs)
+    registry = Registry(redis, fleet_secret_file, advertise)
+    session = Session(console, file, host, not console.is_terminal if logs is None else logs, registry)
     raise typer.Exit(run(session, STATE, console))
 
 
@@ -145,12 +159,39 @@ def _ask(request: dict[str, Any]) -> Any:
         raise typer.Exit(1) from None
 
 
+class Registry(NamedTuple):
+    """Where engines are registered, if anywhere."""
+
+    redis: str
+    secret_file: str
+    advertise: str
+
+    def registrar(self, keeper: Keeper, host: str) -> Registrar | None:
+        """What registers them; None if there is no Redis. Raises `CannotStart`."""
+        said = keeper.fleet.gateway
+        url, file = self.redis or said.get("redis", ""), self.secret_file or said.get("fleet_secret_file", "")
+        if not url:
+            return None
+        if not file:
+            if self.redis:
+                raise CannotStart("--redis: a registration needs the fleet's secret: give --fleet-secret-file")
+            return None  # gateways share that Redis, and know the engines from the file
+        try:
+            parse(url)
+            secret = read_secret(Path(file))
+        except (StoreError, SecretError) as error:
+            raise CannotStart(str(error)) from None
+        first = min(port for service in keeper.specs().values() for _, port in service.ports)
+        return Registrar(keeper, url, secret, f"{host or gethostname()}:{first}", self.advertise)
+
+
 class Session:
     """One `baton engines up`."""
 
-    def __init__(self, console: Console, file: Path, host: str, logs: bool) -> None:
+    def __init__(self, console: Console, file: Path, host: str, logs: bool, registry: Registry) -> None:
         self.supervisor = Supervisor(STATE / "logs", listener=_print if logs else None)
         self.ready = False
+        self._registry = registry
         self._file = file
         self._host = host
         self._board = Board(console)
@@ -167,10 +208,14 @@ class Session:
         can_start(fleet, mine, await asyncio.to_thread(layout.gpus))
         self.supervisor.rules = fleet.supervisor
         keeper = Keeper(self.supervisor, fleet, self._host)
+        registrar = self._registry.registrar(keeper, self._host)
         control = Control(SOCKET, Commands(keeper))
         await control.start()
         following: asyncio.Task[None] | None = None
         try:
+            if registrar is not None:
+                self.supervisor.drains = True
+                registrar.start()
             engines = self.supervisor.add(keeper.specs().values())
             self._board.say(f"Starting {len(engines)} engines; logs are in {STATE / 'logs'}")
             with self._board.watching(engines) as shown:
@@ -182,6 +227,9 @@ class Session:
         finally:
             if following is not None:
                 following.cancel()
+            await self.supervisor.stop()
+            if registrar is not None:
+                await registrar.close()
             await control.close()
         return 0
 

@@ -70,6 +70,7 @@ async def _under_signals(session: Session) -> int:
         nonlocal asked
         asked += 1
         if asked == 1:
+            typer.echo("\nbaton: ending everything; Ctrl-C again ends it at once", err=True)
             work.cancel()
         else:
             session.supervisor.kill()
@@ -84,7 +85,6 @@ async def _under_signals(session: Session) -> int:
     try:
         return await work
     except asyncio.CancelledError:
-        typer.echo("\nbaton: ending everything; Ctrl-C again ends it at once", err=True)
         return 0 if session.ready else 130
     except (FleetError, Failed) as error:
         return _says(error)

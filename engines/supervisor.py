@@ -120,6 +120,7 @@ class Supervisor:
             for service in wave:
                 await service.reaches(Phase.STOPPED)
                 await service.end()
+        self.services.clear()
         await self._http.aclose()
 
     def kill(self) -> None:

@@ -222,7 +222,7 @@ async def test_one_gateway_ingests_and_the_other_takes_over(running: Embedded) -
         for task in first._followers[double.url][0]._tasks:  # killed: it gives nothing back
             task.cancel()
         first._sweeper.cancel()
-        one._link.close()
+        one._links.close()
         for number in range(6, 9):
             await ask(double, number)
         await until(lambda: status(second).state is State.FOLLOWING, 5)

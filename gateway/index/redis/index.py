@@ -6,10 +6,11 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Self
 
-from redis import asyncio as redis
 from redis.exceptions import RedisError
 from xxhash import xxh3_64_hexdigest
 
+from engines import store
+from engines.store import Place
 from gateway.index.contract import (
     Change,
     Holder,
@@ -24,8 +25,9 @@ from gateway.index.contract import (
 from gateway.index.inspect import Run, Stats
 from gateway.index.redis import library, loads
 from gateway.index.redis.inspect import survey
-from gateway.index.redis.link import Link
+from gateway.index.redis.links import links_to
 from gateway.index.redis.shard import Shard
+from gateway.index.redis.wire import ServerError
 from gateway.index.redis.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -38,18 +40,22 @@ class IndexMisconfigured(Exception):
 class RedisIndex:
     """One namespace; make it with `connect`."""
 
-    def __init__(self, url: str, namespace: str, width: int, shards: int, gateway: str, budget_s: float) -> None:
+    def __init__(
+        self, url: str, place: Place, namespace: str, width: int, shards: int, gateway: str, budget_s: float
+    ) -> None:
         self.url = url
         self.gateway = gateway.encode()
         self._space = b"baton:" + xxh3_64_hexdigest(namespace.encode()).encode()
-        self._client = redis.Redis.from_url(url)
-        self._link = Link(url)
+        self._client = store.client(place)
+        self._links = links_to(place)
         self._budget_s = budget_s
         self._names: dict[int, str] = {}
         self._mine: Mapping[str, InFlight] = {}
         self._restoring = asyncio.Lock()
         tags = [b"{%b:%d}" % (self._space, number) for number in range(shards)]
-        self._shards = [Shard(self._link, tag, width, self.gateway, self._names, self._restore) for tag in tags]
+        self._shards = [
+            Shard(self._links.of(tag), tag, width, self.gateway, self._names, self._restore) for tag in tags
+        ]
 
     @classmethod
     async def connect(
@@ -63,12 +69,18 @@ class RedisIndex:
         budget_s: float = 0.005,
     ) -> Self:
         """Connect, check the server and load the library. Raises `Unavailable`, `IndexMisconfigured`."""
-        index = cls(url, namespace, width, shards, gateway or secrets.token_hex(8), budget_s)
+        try:
+            place = await store.detect(url)
+        except store.StoreError as error:
+            raise IndexMisconfigured(str(error)) from None
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable(f"{url}: {error}") from None
+        index = cls(url, place, namespace, width, shards, gateway or secrets.token_hex(8), budget_s)
         try:
             await index._check()
             await library.load(index._client)
-            await index._link.connect()
-        except (RedisError, OSError, TimeoutError) as error:
+            await index._links.connect()
+        except (RedisError, ServerError, OSError, TimeoutError) as error:
             await index.close()
             raise Unavailable(f"{url}: {error}") from None
         except BaseException:
@@ -173,8 +185,8 @@ class RedisIndex:
                 yield run
 
     async def close(self) -> None:
-        self._link.close()
-        await self._client.aclose()
+        self._links.close()
+        await store.close(self._client)
 
 
 class RedisWriter:

@@ -1,19 +1,14 @@
-"""One connection to Redis for the hot path: commands leave as they come, answers come back in order.
-
-redis-py's pipeline costs some 50 µs of CPU for a call; this costs a third of that. Everything that is not hot
-(checks, loading the library, inspection) goes through redis-py.
-"""
+"""Keeps one connection to one primary for the hot path, and gives up quickly where it does not answer."""
 
 import asyncio
 import logging
 import time
-from collections import deque
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import hiredis
-from redis.asyncio.connection import parse_url
-
+from engines.store import Address, Place
 from gateway.index.contract import Unavailable
+from gateway.index.redis.wire import DEMOTED, ServerError, Wire, open_wire, pack
 
 log = logging.getLogger(__name__)
 
@@ -22,110 +17,32 @@ FAILURES = 5
 
 PROBE_S = 0.5
 _CONNECT_S = 2.0
-
-
-def pack(*parts: bytes) -> bytes:
-    """A command as Redis reads it."""
-    return b"*%d\r\n" % len(parts) + bulk(*parts)
-
-
-def bulk(*parts: bytes) -> bytes:
-    """Arguments of a command."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
-
-
-class ServerError(Exception):
-    """Redis refused a command; the message is its own."""
-
-
-class _Wire(asyncio.Protocol):
-    def __init__(self) -> None:
-        self._reader = hiredis.Reader(replyError=ServerError, protocolError=ServerError)
-        self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody waits for this answer
-        self.transport: asyncio.Transport | None = None
-        self.closed = False
-        self._posted = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
-
-    def send(self, commands: bytes, count: int) -> asyncio.Future[Any]:
-        """Write `count` commands; the future is the last one's answer."""
-        assert self.transport is not None
-        if self._posted:
-            commands = self._posted + commands
-            self._posted = b""
-        for _ in range(count - 1):
-            self._waiting.append(None)
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(answer)
-        self.transport.write(commands)
-        return answer
-
-    def post(self, commands: bytes, count: int) -> None:
-        """Write `count` commands soon, together with what else is written, and drop the answers."""
-        if not self._posted:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._posted += commands
-        for _ in range(count):
-            self._waiting.append(None)
-
-    def _flush(self) -> None:
-        if self._posted and self.transport is not None:
-            posted, self._posted = self._posted, b""
-            self.transport.write(posted)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            answer = self._waiting.popleft()
-            if answer is None or answer.done():
-                continue  # nobody waits for it (any more)
-            if isinstance(reply, ServerError):
-                answer.set_exception(reply)
-                answer.exception()  # seen: who does not wait for it shall not be told of it at exit
-            else:
-                answer.set_result(reply)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.closed = True
-        for answer in self._waiting:
-            if answer is not None and not answer.done():
-                answer.set_exception(ConnectionError("the connection to Redis was lost"))
-                answer.exception()
-        self._waiting.clear()
+_SENTINEL_S = 0.5
 
 
 class Link:
-    """Keeps one connection to the server of `url`, and gives up quickly where it does not answer."""
+    """One connection to the server that `find` says, which is asked again for each new connection."""
 
-    def __init__(self, url: str) -> None:
-        self._options: dict[str, Any] = dict(parse_url(url))
-        self._wire: _Wire | None = None
+    def __init__(self, place: Place, find: Callable[[], Awaitable[Address]]) -> None:
+        self._place = place
+        self._find = find
+        self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._probe_s = 0.0
+
+    def of(self, tag: bytes) -> "Link":
+        """Where the keys of a tag are: all of them here."""
+        return self
 
     async def connect(self) -> None:
         """Connect, if that is not done. Raises OSError, `ServerError`."""
         if self._wire is not None and not self._wire.closed:
             return
-        options, loop = self._options, asyncio.get_running_loop()
         async with asyncio.timeout(_CONNECT_S):
-            if "path" in options:
-                _, wire = await loop.create_unix_connection(_Wire, options["path"])
-            else:
-                tls = options.get("connection_class") is not None
-                host, port = options.get("host", "localhost"), int(options.get("port", 6379))
-                _, wire = await loop.create_connection(_Wire, host, port, ssl=tls or None)
-            if password := options.get("password"):
-                names = [name.encode() for name in (options.get("username"), password) if name]
-                await wire.send(pack(b"AUTH", *names), 1)
-            if database := options.get("db"):
-                await wire.send(pack(b"SELECT", str(database).encode()), 1)
-        self._wire = wire
+            self._wire = await open_wire(await self._find(), self._place)
 
-    async def _connected(self, budget_s: float) -> _Wire:
+    async def _connected(self, budget_s: float) -> Wire:
         """The connection; waits so long for a new one. Raises `Unavailable`."""
         if self._wire is not None and not self._wire.closed:
             return self._wire
@@ -158,6 +75,11 @@ class Link:
         except (TimeoutError, ConnectionError) as error:
             self._failures += 1
             raise Unavailable(str(error) or "the index was too slow") from None
+        except ServerError as error:
+            if str(error).startswith(DEMOTED):
+                self._failures += 1
+                raise Unavailable(str(error)) from None
+            raise
         finally:
             timer.cancel()
         self._failures = 0
@@ -171,8 +93,39 @@ class Link:
     def close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._wire is not None and self._wire.transport is not None:
-            self._wire.transport.close()
+        if self._wire is not None:
+            self._wire.close()
+
+
+def fixed(address: Address) -> Callable[[], Awaitable[Address]]:
+    """A server that is always at one place."""
+
+    async def find() -> Address:
+        return address
+
+    return find
+
+
+def primary(place: Place) -> Callable[[], Awaitable[Address]]:
+    """The primary of that name, as the first sentinel says that knows one. Raises OSError if none does."""
+
+    async def find() -> Address:
+        for seed in place.seeds:
+            try:
+                async with asyncio.timeout(_SENTINEL_S):
+                    wire = await open_wire(seed)
+                    try:
+                        found = await wire.send(pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", place.master.encode()), 1)
+                    finally:
+                        wire.close()
+            except (OSError, ServerError, TimeoutError) as error:
+                log.debug("sentinel %s: %s", seed, error)
+                continue
+            if found:
+                return Address(found[0].decode(), int(found[1]))
+        raise OSError(f"no sentinel of {', '.join(map(str, place.seeds))} knows a primary {place.master!r}")
+
+    return find
 
 
 def _late(answer: asyncio.Future[Any]) -> None:

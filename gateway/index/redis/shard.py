@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from gateway.index.contract import Holder, InFlight, Lost, Match, Unavailable
 from gateway.index.guesses import grid
 from gateway.index.redis import library, loads
-from gateway.index.redis.link import Link, ServerError, bulk, pack
+from gateway.index.redis.links import Caller
+from gateway.index.redis.wire import ServerError, bulk, pack
 from gateway.index.redis.writer import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Shard:
 
     def __init__(
         self,
-        link: Link,
+        link: Caller,
         tag: bytes,
         width: int,
         gateway: bytes,
