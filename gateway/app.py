@@ -1,6 +1,7 @@
 """The app: hot routes go straight to `Serving`, all others through Starlette."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,7 +15,9 @@ from starlette.responses import Response
 from engines.fleet import Fleet as FleetFile
 from gateway.admission.keys import Keys
 from gateway.api import inspect
+from gateway.api.admin import Admin
 from gateway.api.control import Readiness, failed, routes
+from gateway.api.orders import OrderBook
 from gateway.api.serving import Serving
 from gateway.api.siblings import Siblings
 from gateway.dispatch.journey import Dispatcher
@@ -25,6 +28,7 @@ from gateway.fleet.health import Watch
 from gateway.fleet.roster import Roster, Source
 from gateway.front import asgi
 from gateway.front.call import Call
+from gateway.front.listener import Listener
 from gateway.index.enrol import Enrolment, Tokenizers
 from gateway.index.lookup import Lookup
 from gateway.launch import Launch
@@ -60,8 +64,11 @@ class App:
         siblings: Siblings | None = None,
         launch: Launch | None = None,
         sources: Sequence[Source] = (),
+        doors: Sequence[socket.socket] = (),
     ) -> None:
-        """`launch`: what a reload reads; `sources` tell of engines besides the fleet file."""
+        """`launch`: what a reload reads; `sources` tell of engines besides the fleet file; `doors`: listening sockets
+        for admin calls.
+        """
         keys = Keys.load(settings.api_keys_file)
         self.fleet = fleet
         self.metrics = Metrics()
@@ -83,17 +90,25 @@ class App:
         self._tracing = tracing or Tracing.of(settings)
         dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
         self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
-        self._others = Starlette(
-            routes=[*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)],
-            exception_handlers={HTTPException: _refused},
-            lifespan=self._lifespan,
-        )
+        book = OrderBook(siblings.orders if siblings is not None else None)
+        self._orders = Admin(self.roster, self.readiness, self.reloading, settings, book, siblings)
+        shown = [*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)]
+        refusals = {HTTPException: _refused}
+        self._others = Starlette(routes=shown, exception_handlers=refusals, lifespan=self._lifespan)
+        self._admin = Listener(Starlette(routes=[*self._orders.routes(), *shown], exception_handlers=refusals), doors)
 
     @classmethod
-    def of(cls, launch: Launch, file: FleetFile, settings: Settings, siblings: Siblings | None = None) -> Self:
+    def of(
+        cls,
+        launch: Launch,
+        file: FleetFile,
+        settings: Settings,
+        siblings: Siblings | None = None,
+        doors: Sequence[socket.socket] = (),
+    ) -> Self:
         """The gateway in front of the engines that a fleet file names, as `launch` read it."""
         folders = Folders.of(file, settings.tokenizer)
-        return cls(fleet_of(file, settings), settings, None, folders, siblings, launch)
+        return cls(fleet_of(file, settings), settings, None, folders, siblings, launch, doors=doors)
 
     def _heed(self) -> None:
         """What was read from the settings once follows them when they change."""
@@ -107,10 +122,12 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self._orders.follow()
         watch = Watch(self.fleet, self._settings, self._enrolment)
         await watch.first_round()
         self.lookup.start()
         self.router.start()
+        await self._admin.start()
         self._tasks = [asyncio.create_task(self.reloading.watch(), name="reload")]
         for source in self._sources:
             tell = partial(self.roster.tell, source.name)
@@ -118,6 +135,7 @@ class App:
         try:
             yield
         finally:
+            self._admin.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -65,8 +65,7 @@ class Reloading:
         self._applied = applied
         self._stamp = self._look()
         self.refused = ""
-        self.effective: Effective | None = None
-        """What was read last."""
+        self._effective: Effective | None = None
 
     def reload(self) -> Reloaded:
         """Read everything again. Raises `FleetError`, `SettingsError`, `UnknownProfile`, and changes nothing then."""
@@ -81,7 +80,7 @@ class Reloading:
             log.error("reload refused, everything stays as it was: %s", error)
             raise
         self.refused = ""
-        self.effective = effective
+        self._effective = effective
         self._metrics.reloads("applied").inc()
         changed = self._change(effective.settings)
         self._keys.become(keys)
@@ -111,6 +110,13 @@ class Reloading:
         if changed:
             self._applied()
         return changed
+
+    def origin(self) -> dict[str, str]:
+        """Where each setting comes from; nothing if that cannot be read now."""
+        if self._effective is None:
+            with suppress(FleetError, SettingsError):
+                self._effective = self._launch.read()[1]
+        return self._effective.origin if self._effective is not None else {}
 
     def again(self) -> None:
         """Reload; a refusal has been said and is shown."""

@@ -84,6 +84,7 @@ def serve(
 
 def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
+    from gateway.api.address import bind
     from gateway.server import log_to_stderr
 
     log_to_stderr(settings.log_level)
@@ -95,7 +96,9 @@ def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
         from gateway.app import App
         from gateway.server import Server, until_signalled
 
-        until_signalled(Server(App.of(launch, file, settings), settings))
+        door = bind(settings)
+        doors = [door] if door is not None else []
+        until_signalled(Server(App.of(launch, file, settings, doors=doors), settings))
 
 
 def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:

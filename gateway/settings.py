@@ -23,6 +23,8 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, lt=65536, description="port to listen on")
     workers: int = Field(1, gt=0, description="processes behind the port, with one Redis (their own if none is named)")
     api_keys_file: str = Field("", description="file with one API key per line; empty: everybody may ask")
+    admin: str = Field("auto", description="admin listener: host:port, unix:///path; auto: our own socket; empty: off")
+    admin_keys_file: str = Field("", description="keys for admin calls, one per line; for addresses others can reach")
     policy: str = Field("joint", description="routing policy: an installed name, module:Class or a .py file")
 
     ttft_slo_s: float = Field(2.0, gt=0, description="a first token later than this has missed its objective")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -12,9 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admission.keys import Keys
+from gateway.api.local import only_here
 from gateway.api.siblings import Siblings
 from gateway.errors import ApiError, model_not_found
 from gateway.fleet.breaker import Phase
+from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import Fleet
 from gateway.index.lookup import Lookup
 from gateway.telemetry.merge import merge
@@ -50,6 +52,11 @@ class Readiness:
             self._warm = self._lookup.settled or now > self._served_s + WARM_S
         return self._warm
 
+    def engines(self) -> Iterator[Engine]:
+        """Those that there are, and those that are leaving."""
+        yield from self._fleet
+        yield from self._fleet.leaving
+
     def report(self) -> dict[str, Any]:
         """Everything a person wants to know when it is not ready."""
         engines = [
@@ -67,7 +74,7 @@ class Readiness:
                 "prefill_requests": engine.prefill_requests,
                 "decode_requests": engine.decode_requests,
             }
-            for engine in (*self._fleet, *self._fleet.leaving)
+            for engine in self.engines()
         ]
         return {
             "ready": self.ready,
@@ -138,11 +145,16 @@ def routes(keys: Keys, fleet: Fleet, metrics: Metrics, readiness: Readiness, sib
         """What the other workers say of themselves; none if this one is asked for alone (`?worker`)."""
         if siblings is None or "worker" in request.query_params:
             return []
-        return list((await siblings.get(f"{request.url.path}?worker&{request.url.query}")).values())
+        return list((await siblings.ask(f"{request.url.path}?worker&{request.url.query}")).values())
 
     async def readyz(request: Request) -> Response:
-        answers = await others(request)
         verbose = "verbose" in request.query_params
+        try:
+            if verbose:
+                only_here(request, "/readyz?verbose, like the admin listener,")
+        except ApiError as error:
+            return failed(error)
+        answers = await others(request)
         own = readiness.report() if verbose else {"ready": readiness.ready}
         report = together([own, *(msgspec.json.decode(answer.content) for answer in answers)])
         return json(report, 200 if report["ready"] else 503)

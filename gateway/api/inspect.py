@@ -5,10 +5,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.control import failed, json
+from gateway.api.local import only_here
 from gateway.errors import ApiError
 from gateway.index.lookup import Lookup
 
-_HERE = ("127.0.0.1", "::1", "")  # the last is a unix socket's
 TOP = 20
 
 
@@ -16,9 +16,10 @@ def routes(lookup: Lookup) -> list[Route]:
     """Starlette's routes; they answer to clients on this machine only."""
 
     async def index(request: Request) -> Response:
-        client = request.client
-        if client is None or client.host not in _HERE:
-            return failed(ApiError(403, "/index answers on the gateway's own machine only.", kind="permission_error"))
+        try:
+            only_here(request, "/index")
+        except ApiError as error:
+            return failed(error)
         try:
             top = int(request.query_params.get("top", TOP))
         except ValueError:

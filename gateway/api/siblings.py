@@ -14,6 +14,8 @@ class Siblings:
 
     def __init__(self, folder: str, number: int, count: int) -> None:
         self.number = number
+        self.orders = Path(folder, "orders.json")
+        """Where an operator's orders are written down for all workers."""
         self._paths = [str(Path(folder, f"{n}.sock")) for n in range(count)]
 
     def listen(self) -> socket.socket:
@@ -25,16 +27,16 @@ class Siblings:
         listening.listen(64)
         return listening
 
-    async def get(self, target: str) -> dict[int, httpx.Response]:
+    async def ask(self, target: str, method: str = "GET") -> dict[int, httpx.Response]:
         """What each of the others answers; who does not (it is starting, or just died) is left out."""
         others = [number for number in range(len(self._paths)) if number != self.number]
-        answers = await asyncio.gather(*(self._get(number, target) for number in others))
+        answers = await asyncio.gather(*(self._ask(number, method, target) for number in others))
         return {number: answer for number, answer in zip(others, answers, strict=True) if answer is not None}
 
-    async def _get(self, number: int, target: str) -> httpx.Response | None:
+    async def _ask(self, number: int, method: str, target: str) -> httpx.Response | None:
         transport = httpx.AsyncHTTPTransport(uds=self._paths[number])
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=ANSWER_S) as http:
-                return await http.get(target)
+                return await http.request(method, target)
         except httpx.HTTPError:
             return None

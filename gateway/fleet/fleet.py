@@ -243,11 +243,6 @@ class Fleet:
         engine.state, engine.why = state, why
         self.reconsider(engine)
 
-    def drain(self, engine: Engine, drain: bool = True) -> None:
-        """Nothing new goes to an engine that stays in the fleet; or it does again."""
-        engine.draining = drain
-        self.reconsider(engine)
-
     def observe(self, engine: Engine, leg: Leg, outcome: str, why: str = "") -> None:
         """What became of one leg there: `OK`, or the cause of its failure. Costs next to nothing."""
         if outcome == OK:

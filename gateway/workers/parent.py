@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from engines.fleet import Fleet as FleetFile
 from engines.fleet import FleetError
 from gateway.admission.keys import Keys
+from gateway.api.address import bind
 from gateway.api.siblings import Siblings
 from gateway.index.embedded import Embedded
 from gateway.launch import Launch
@@ -45,13 +46,14 @@ def run_workers(launch: Launch, file: FleetFile, settings: Settings) -> None:
     Keys.load(settings.api_keys_file)
     with ExitStack() as stack:
         shared = stack.enter_context(socket.create_server((settings.host, settings.port), backlog=BACKLOG))
+        door = bind(settings)
         folder = stack.enter_context(TemporaryDirectory(prefix="baton-"))
         embedded = None
         if not settings.redis:
             embedded = stack.enter_context(Embedded())
             settings = settings.model_copy(update={"redis": embedded.url})
             launch = replace(launch, flags={**launch.flags, "redis": embedded.url})
-        asyncio.run(_Crew(launch, file, settings, shared, folder, embedded).run())
+        asyncio.run(_Crew(launch, file, settings, shared, door, folder, embedded).run())
 
 
 class _Crew:
@@ -61,6 +63,7 @@ class _Crew:
         file: FleetFile,
         settings: Settings,
         shared: socket.socket,
+        door: socket.socket | None,
         folder: str,
         embedded: Embedded | None,
     ) -> None:
@@ -68,6 +71,7 @@ class _Crew:
         self._file = file
         self._settings = settings
         self._shared = shared
+        self._door = door
         self._folder = folder
         self._embedded = embedded
         self._context = get_context("spawn")
@@ -125,7 +129,7 @@ class _Crew:
         again_s = _AGAIN_S
         while not self._stopping.is_set():
             began = time.monotonic()
-            mine = (self._launch, self._file, self._settings, self._shared, siblings, self._up)
+            mine = (self._launch, self._file, self._settings, self._shared, self._door, siblings, self._up)
             process = self._context.Process(target=work, args=mine, name=f"worker {number}")
             process.start()
             self._processes[number] = process

@@ -14,7 +14,13 @@ from gateway.settings import Settings
 
 
 def work(
-    launch: Launch, file: FleetFile, settings: Settings, shared: socket.socket, siblings: Siblings, up: Event
+    launch: Launch,
+    file: FleetFile,
+    settings: Settings,
+    shared: socket.socket,
+    door: socket.socket | None,
+    siblings: Siblings,
+    up: Event,
 ) -> None:
     """Serve until SIGTERM or the parent's end; sets `up` when requests are taken. Exits with 1 if that never was."""
     from gateway.app import App
@@ -37,5 +43,5 @@ def work(
             asyncio.get_running_loop().remove_reader(sentinel)
             self.readiness.draining = self.should_exit = True
 
-    server = Worker(App.of(launch, file, settings, siblings=siblings), settings)
-    until_signalled(server, [shared, siblings.listen()])
+    doors = [siblings.listen(), *([door] if door is not None else [])]
+    until_signalled(Worker(App.of(launch, file, settings, siblings, doors), settings), [shared])

@@ -84,7 +84,8 @@ def test_no_role_is_ever_without_engines(count: int, seed: int) -> None:
             case 0:
                 world.fleet.mark(engine, pick.choice((State.UP, State.DOWN)), "x")
             case 1:
-                world.fleet.drain(engine, pick.random() < 0.3)
+                engine.draining = pick.random() < 0.3
+                world.fleet.reconsider(engine)
             case 2:
                 world.now += pick.uniform(0, 10)
                 for leg in world.fleet.trust.rested(engine):

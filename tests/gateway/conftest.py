@@ -22,6 +22,7 @@ from tests.gateway.readers import DoubleTokenizers
 
 FAST: dict[str, Any] = {
     "port": 0,
+    "admin": "",
     "health_interval_s": 0.05,
     "engine_wait_s": 0.2,
     "connect_timeout_s": 1.0,
