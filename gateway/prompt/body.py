@@ -42,7 +42,7 @@ def parse(raw: bytes) -> dict[str, Raw]:
             raw.decode()  # a Raw value is not checked by the parser
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The body is not a JSON object: {error}.", code="invalid_json") from None
-    for name in STEERING & fields.keys():
+    for name in STEERING.intersection(fields):
         del fields[name]
     return fields
 

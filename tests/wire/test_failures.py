@@ -253,7 +253,7 @@ async def test_a_stale_connection_whose_engine_is_gone_does_not_claim_that_nothi
     with pytest.raises(ClosedEarly) as failure:
         await request
     assert not failure.value.answered
-    assert isinstance(failure.value.__cause__, ConnectFailed)
+    assert "Connect call failed" in str(failure.value)
     assert pool.busy == 0
 
 
