@@ -19,17 +19,20 @@ ENGINES := $(VENV)/.engines-gpu
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-fast lint format bench clean
+.PHONY: help install native up demo test test-fast lint format bench clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(VENV)/.dev $(VENV)/.engines-cpu ## Environment for development, tests and CPU engines
+install: $(VENV)/.dev $(VENV)/.native $(VENV)/.engines-cpu ## Environment for development, tests and CPU engines
 
-up: $(VENV)/.base $(ENGINES) ## Start engines and gateway; MODEL= chooses the model, ARGS= goes to `baton up`
+native: $(VENV)/.base ## Compile the hot path again after its sources changed
+	@$(BIN)/baton native
+
+up: $(VENV)/.base $(VENV)/.native $(ENGINES) ## Start engines and gateway; MODEL= chooses the model, ARGS= goes to `baton up`
 	@exec $(BIN)/baton up $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-demo: $(VENV)/.base $(ENGINES) ## The same, then five checked requests and the end
+demo: $(VENV)/.base $(VENV)/.native $(ENGINES) ## The same, then five checked requests and the end
 	@exec $(BIN)/baton demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 test: install test-fast ## All tests; those on real engines and in containers take most of the time
@@ -65,13 +68,18 @@ $(VENV)/bin/python:
 
 $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	@echo "baton: installing the gateway"
-	@$(BIN)/pip install -qq -e .
+	@$(BIN)/pip install -qq -e '.[native]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "baton: installing the gateway and the tools for its tests"
 	@$(BIN)/pip install -qq -e '.[dev,load]'
 	@touch $@ $(VENV)/.base
+
+# Once: a source that changes later is interpreted until `make native`.
+$(VENV)/.native: | $(VENV)/.base
+	@$(BIN)/baton native --optional
+	@touch $@
 
 # Both kinds of engines are the module `vllm`, so one makes way for the other; so does the torch that it needs.
 $(VENV)/.engines-cpu: engines/install.py | $(VENV)/bin/python

@@ -41,8 +41,6 @@ HOT = (
     "gateway.routing.decide",
     "gateway.routing.router",
     "gateway.routing.slot",
-    "gateway.telemetry.instruments",
-    "gateway.telemetry.metrics",
     "gateway.telemetry.tracing",
     "gateway.wire.answer",
     "gateway.wire.connection",
@@ -62,7 +60,7 @@ setup(
     name="baton-native",
     packages=[],
     py_modules=[],
-    ext_modules=mypycify([*{files!r}, "--config-file=", "--follow-imports=silent"], opt_level="2", group_name="baton"),
+    ext_modules=mypycify([*{files!r}, "--config-file=", "--follow-imports=silent"], opt_level="1", group_name="baton"),
 )
 """
 
@@ -122,7 +120,9 @@ def native(
         try:
             build(loader.ROOT, HOT, loader.ROOMS, loader.BUILT)
         except BuildError as error:
-            typer.echo(f"not compiled: {error}\nThe gateway runs as well without, at about 1.5 times the CPU.", err=True)
+            typer.echo(
+                f"not compiled: {error}\nThe gateway runs as well without, at about 1.5 times the CPU.", err=True
+            )
             raise typer.Exit(0 if optional else 1) from None
     files, why = loader.stands(loader.BUILT, loader.ROOT)
     typer.echo(f"{len(files)} compiled files in {loader.BUILT}" if files else f"interpreted: {why}")

@@ -1,0 +1,131 @@
+"""Compiled modules stand for sources only as long as those are what was compiled."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from gateway.native import loader
+from gateway.native.build import HOT, BuildError, build
+
+SOURCE = """
+class Sum:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, n: int) -> int:
+        self.value += n
+        return self.value
+"""
+USE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from gateway.native import loader
+files, why = loader.stands(Path(sys.argv[2]), Path(sys.argv[1]), ["room"])
+sys.meta_path.insert(0, loader.Finder(files))
+from room.sums import Sum
+import room.sums
+total = Sum()
+total.add(2)
+print(Path(room.sums.__file__).suffix, total.add(3), why)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A package with one module."""
+    room = tmp_path / "root" / "room"
+    room.mkdir(parents=True)
+    (room / "__init__.py").touch()
+    (room / "sums.py").write_text(SOURCE)
+    return room.parent
+
+
+def manifest(root: Path, **changes: object) -> Path:
+    """A build of `root` as `stands` sees it."""
+    built = root.parent / "built"
+    built.mkdir(exist_ok=True)
+    right = {
+        "suffix": EXTENSION_SUFFIXES[0],
+        "digest": loader.digest(root, ["room"]),
+        "files": {"room.sums": "sums.so"},
+    }
+    (built / "manifest.json").write_text(json.dumps({**right, **changes}))
+    return built
+
+
+def test_a_build_of_these_sources_stands(root: Path) -> None:
+    built = manifest(root)
+    assert loader.stands(built, root, ["room"]) == ({"room.sums": str(built / "sums.so")}, "")
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove", "rename"])
+def test_sources_that_changed_are_interpreted(root: Path, change: str) -> None:
+    room = root / "room"
+    (room / "more.py").write_text("ONE = 1\n")
+    built = manifest(root)
+    match change:
+        case "edit":
+            (room / "more.py").write_text("ONE = 2\n")
+        case "add":
+            (room / "new.py").touch()
+        case "remove":
+            (room / "more.py").unlink()
+        case "rename":
+            (room / "more.py").rename(room / "other.py")
+    assert loader.stands(built, root, ["room"]) == ({}, "sources changed since they were compiled")
+
+
+def test_a_build_for_another_python_is_not_used(root: Path) -> None:
+    assert (
+        loader.stands(manifest(root, suffix=".cpython-39.so"), root, ["room"])[1]
+        == "it was compiled for another Python"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', "\xff"])
+def test_a_broken_manifest_is_no_build(root: Path, text: str) -> None:
+    built = manifest(root)
+    (built / "manifest.json").write_text(text, encoding="latin-1")
+    files, why = loader.stands(built, root, ["room"])
+    assert not files
+    assert "cannot be read" in why
+
+
+def test_no_build_at_all(tmp_path: Path) -> None:
+    assert loader.stands(tmp_path, tmp_path, []) == ({}, "nothing was compiled here")
+
+
+def test_every_hot_module_exists() -> None:
+    assert all(find_spec(name) for name in HOT)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
+def test_compiled_where_it_stands_and_interpreted_where_it_does_not(root: Path, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+
+    def use() -> str:
+        command = [sys.executable, "-c", USE, str(root), str(built)]
+        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+    build(root, ["room.sums"], ["room"], built)
+    assert use() == ".so 5"
+    (root / "room" / "sums.py").write_text(SOURCE.replace("+= n", "+= 2 * n"))
+    assert use() == ".py 10 sources changed since they were compiled"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
+def test_what_cannot_be_compiled_leaves_the_last_build_and_says_why(root: Path, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / "manifest.json").write_text("{}")
+    (root / "room" / "sums.py").write_text("def wrong() -> int:\n    return 'no'\n")
+    with pytest.raises(BuildError, match="Incompatible return value"):
+        build(root, ["room.sums"], ["room"], built)
+    assert (built / "manifest.json").read_text() == "{}"
