@@ -75,4 +75,4 @@ def use() -> None:
         return
     files, off_because = stands(BUILT, ROOT)
     if files:
-        sys.meta_path.insert(0, Finder(files))  # type: ignore[arg-type]  # a finder is whatever has find_spec
+        sys.meta_path.insert(0, Finder(files))
