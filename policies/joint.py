@@ -9,28 +9,41 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
     q_e     = prefill seconds booked on e
-    price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
+    price_e = 2 + min(20, arrivals per prefill engine * (q_e + w_e / 2) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
     wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
 
 n_d: requests that d decodes now; answer: 256 tokens, or the client's limit if that is less. Where every engine does
 both: the local sum, without harm.
-Source: drift-plus-penalty in spirit; terms and defaults by simulation (`load/results/policies.md`).
-Defaults: harm 1 (`joint`), 0.25 (`joint_throughput`: least TTFT, longer pauses), 2 (`joint_latency`), each times the
-fleet's `itl_price`.
+
+`harm` is a virtual queue. A local prefill that takes longer than a decode step gives each decode beside it a pause more
+than twice as long as usual, one for every 8192 tokens. Of the tokens that are decoded (as many a second as the running
+batches and their steps say, shared over the arrivals) 1 % may come after such a pause: each placement that brings more
+raises `harm`, one that brings less lowers it, within [0.05, 1.25]. So pauses are spent where there are some to spare,
+without an objective in milliseconds.
+Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
+Defaults: as above (`joint`); harm at most 0.25 (`joint_throughput`: least TTFT, longer pauses); 0.2 % and at most 3
+(`joint_latency`); each times the fleet's `itl_price`.
 Flaws: trusts the fitted speeds; places one request at a time and never moves it; cannot make room where all is full.
 """
 
+import math
 import random
 
 from policies.contract import Engine, Fleet, Placement, Request
 
-CREDIT, CAP = 3.0, 20.0
+CREDIT, CAP = 2.0, 20.0
 STEPS, ANSWER = 0.1, 256
 TAU_S, FULL_S = 4.0, 20.0
 STALL_S = 0.06
 """A stall of this length costs what it takes from each stream; a shorter one less than that, a longer one more."""
+
+CHUNK = 8192
+"""Tokens that vLLM prefills in one step, and so stalls decodes for: its default `max_num_batched_tokens`."""
+
+GAIN, MOST = 0.02, 10.0
+"""How fast the price of stalls moves, and what one placement counts for at most, in what it may bring."""
 
 SESSION_S = 0.005
 """What it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
@@ -60,10 +73,14 @@ def _work_s(engine: Engine, prompt: int, reload_s: float) -> float:
 class Joint:
     """Both engines in one minimum."""
 
-    harm = 1.0
+    least, most = 0.05, 1.25
+    """Between which `harm` moves."""
+    share = 0.01
+    """Of tokens that may come after a stall."""
 
     def __init__(self, seed: int | None = None) -> None:
         self.spread = random.Random(seed)
+        self.harm = min(1.0, self.most)
 
     def place(self, request: Request, fleet: Fleet) -> Placement:
         prompt = request.prompt_tokens
@@ -81,7 +98,7 @@ class Joint:
             for engine in prefillers:
                 work = _work_s(engine, prompt, reload_s)
                 waits = engine.prefill_s
-                price = CREDIT + min(CAP, rush * (waits + work))
+                price = CREDIT + min(CAP, rush * (waits + work / 2))
                 cost = waits + work * price * engine.cost
                 scores[engine.name] = -cost
                 by_host.setdefault(engine.host, []).append((cost, engine.name))
@@ -89,19 +106,22 @@ class Joint:
         nearest = {host: found for found, host in cheapest[:HOSTS]}
 
         best = _NEVER
+        streams = 0.0
         ties: list[tuple[str, str | None]] = []
         for engine in fleet.engines:
             if engine.role == "prefill":
                 continue
-            decoding, full = self._decoding(engine, prompt, answer, request.itl_slo_s)
+            decoding, step_s, full = self._decoding(engine, prompt, answer, request.itl_slo_s)
             new = max(1, prompt - engine.cached_tokens)
             busy = engine.decode_requests - engine.coming_requests
+            if step_s > 0:
+                streams += busy / step_s
             speed = engine.speed
             work = _work_s(engine, prompt, reload_s)
             if busy:
                 work *= speed.mix
             waits = engine.prefill_s
-            price = CREDIT + min(CAP, rush * (waits + work))
+            price = CREDIT + min(CAP, rush * (waits + work / 2))
             local = waits + work * price * engine.cost + decoding
             local += harm * busy * work * work / STALL_S * (1.0 + (waits + work) / TAU_S)
             if full and nearest and not request.whole:
@@ -119,10 +139,26 @@ class Joint:
                     best, ties = cost, [(engine.name, name)]
                 elif cost == best:
                     ties.append((engine.name, name))
-        return self._placement(ties, by_host, request, fleet, scores)
+        placement = self._placement(ties, by_host, request, fleet, scores)
+        if remote and streams > 0 and fleet.arrivals_per_s > 0:
+            self._learn(placement, prompt, fleet, streams / fleet.arrivals_per_s)
+        return placement
 
-    def _decoding(self, engine: Engine, prompt: int, answer: int, itl_slo_s: float | None) -> tuple[float, bool]:
-        """What decoding there costs, and whether its memory is full."""
+    def _learn(self, placement: Placement, prompt: int, fleet: Fleet, answer: float) -> None:
+        """The price of stalls after a placement; `answer` is how many tokens a request gets."""
+        stalled = 0.0
+        if placement.prefill is None:
+            engine = next(engine for engine in fleet.engines if engine.name == placement.decode)
+            busy = engine.decode_requests - engine.coming_requests
+            work = _work_s(engine, prompt, 0.0) * engine.speed.mix
+            if work > engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens):
+                stalled = busy * (1.0 + (prompt - engine.cached_tokens) // CHUNK)
+        allowed = self.share * max(answer, 20.0)
+        harm = self.harm * math.exp(GAIN * (min(stalled / allowed, MOST) - 1.0))
+        self.harm = min(max(harm, self.least), self.most)
+
+    def _decoding(self, engine: Engine, prompt: int, answer: int, itl_slo_s: float | None) -> tuple[float, float, bool]:
+        """What decoding there costs, how long a step will take, and whether its memory is full."""
         speed, busy, held = engine.speed, engine.decode_requests, engine.decode_tokens
         step = speed.decode_s(busy + 1, held + prompt)
         cost = STEPS * answer * (step + busy * (speed.sequence_s + speed.kv_s * prompt))
@@ -132,8 +168,8 @@ class Joint:
             cost -= SESSION_S
         over = held - engine.coming_tokens + prompt + answer - engine.kv_tokens
         if engine.kv_tokens and over > 0:
-            return cost + FULL_S * over / engine.kv_tokens, True
-        return cost, False
+            return cost + FULL_S * over / engine.kv_tokens, step, True
+        return cost, step, False
 
     def _placement(
         self,
@@ -169,10 +205,11 @@ class Joint:
 class JointLatency(Joint):
     """`joint` for short pauses between tokens."""
 
-    harm = 2.0
+    most = 3.0
+    share = 0.002
 
 
 class JointThroughput(Joint):
     """`joint` for the least TTFT, at the price of longer pauses."""
 
-    harm = 0.25
+    most = 0.25
