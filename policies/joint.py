@@ -42,6 +42,9 @@ STALL_S = 0.06
 CHUNK = 8192
 """Tokens that vLLM prefills in one step, and so stalls decodes for: its default `max_num_batched_tokens`."""
 
+PRESSED = 0.2
+"""To which late starts may lower `harm`: below it local prefills slow each other."""
+
 GAIN, MOST = 0.02, 10.0
 """How fast the price of stalls moves, and what one placement counts for at most, in what it may bring."""
 
@@ -89,6 +92,8 @@ class Joint:
         collocated = fleet.collocated
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
         harm = 0.0 if collocated else self.harm * fleet.itl_price
+        if harm < self.harm:
+            harm = max(harm, min(self.harm, PRESSED))
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
 

@@ -9,6 +9,12 @@ STEP = 0.02
 REST = 0.998
 """What is left of a price's distance from 1 (in logarithms) after a request without a miss."""
 
+ALLOWED = 0.1
+"""Share of requests that may start late before the price falls for it: some prompts are longer than the objective."""
+
+MOST_LATE = 20.0
+"""Late starts above the allowance that are remembered at most."""
+
 _LOW, _HIGH = math.log(0.1), math.log(4.0)
 
 
@@ -20,7 +26,7 @@ class Traffic:
         self._itl_slo_s = itl_slo_s
         self._clock = clock
         self._began_s = self._at_s = clock()
-        self._arrivals = self._work_s = self._price = 0.0
+        self._arrivals = self._work_s = self._price = self._late = 0.0
 
     def arrived(self, work_s: float) -> None:
         """A request was placed that brings so much prefill."""
@@ -30,7 +36,9 @@ class Traffic:
 
     def ended(self, ttft_s: float, gap_s: float | None) -> None:
         """A stream has ended: the price of delaying decodes rises with a missed pause, falls with a late start."""
-        missed = (gap_s is not None and gap_s > self._itl_slo_s) - (ttft_s > self._ttft_slo_s)
+        paused, late = gap_s is not None and gap_s > self._itl_slo_s, ttft_s > self._ttft_slo_s
+        self._late = min(max(self._late + late - ALLOWED, 0.0), MOST_LATE)
+        missed = paused - (late if self._late > 1.0 else 0)
         self._price = min(max(self._price * REST + STEP * missed, _LOW), _HIGH)
 
     @property

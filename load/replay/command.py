@@ -20,10 +20,10 @@ from engines.fleet import FleetError
 from engines.model.profile import UnknownProfile
 from engines.model.profile import load as load_profile
 from load.replay.fleet import BadFleet, from_file, shape
-from load.replay.outcome import TPOT_SLO_S, TTFT_SLO_S, Outcome, ideal_hits, outcome
+from load.replay.outcome import Outcome, ideal_hits, outcome
 from load.replay.plot import plot
 from load.replay.saturate import LEAST_S, Limit, limit
-from load.replay.simulate import Knowledge, Simulation, Slow
+from load.replay.simulate import TPOT_SLO_S, TTFT_SLO_S, Knowledge, Simulation, Slow
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate

@@ -5,10 +5,9 @@ from typing import Any
 
 import msgspec
 
-from load.replay.simulate import Simulation
+from load.replay.simulate import TPOT_SLO_S, TTFT_SLO_S, Simulation
 from load.replay.trace import Ask
 
-TTFT_SLO_S, TPOT_SLO_S = 2.0, 0.05
 _POINTS = (50, 90, 99)
 
 

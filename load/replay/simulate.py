@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 from engines.model.core import Core
 from engines.model.sequence import Sequence as Work
+from gateway.fleet.links import NOMINAL_BYTES, Links
 from gateway.fleet.pace import Pace
+from gateway.fleet.traffic import Traffic
 from load.replay.fleet import Member, Shape
 from load.replay.trace import Ask
 from policies.contract import Engine, Fleet, Policy, Request, Speed
 
-WINDOW_S = 30.0
-"""Over which arrivals and utilisation are told to policies."""
+TTFT_SLO_S, TPOT_SLO_S = 2.0, 0.05
+"""What clients should get."""
 
 
 class Booked:
@@ -148,10 +150,10 @@ class Simulation:
             self.nodes[member.name] = node
         self._speeds: dict[str, Speed] = {name: node.member.profile.speed for name, node in self.nodes.items()}
         self._faults = faults
-        self._paces = {name: Pace(clock=lambda: self.now_s) for name in self.nodes} if self._knowledge.learned else {}
+        self._paces = {name: Pace(clock=self._clock) for name in self.nodes} if self._knowledge.learned else {}
         self._followers: dict[int, list[int]] = {}
-        self._arrivals: deque[tuple[float, float]] = deque()
-        self._arrived_work_s = 0.0
+        self._traffic = [Traffic(TTFT_SLO_S, TPOT_SLO_S, self._clock) for _ in range(self._knowledge.gateways)]
+        self._links = Links(shape.links, self._clock) if self._knowledge.learned else None
         self.kv_bytes_per_token = shape.members[0].profile.kv_bytes_per_token
         self._ended_count = 0
         self._prefillers = sum(member.role.prefills for member in shape.members)
@@ -170,6 +172,9 @@ class Simulation:
         while heap:
             self.now_s, _, act, args = heappop(heap)
             act(*args)
+
+    def _clock(self) -> float:
+        return self.now_s
 
     def _at(self, when_s: float, act: Callable[..., None], *args: Any) -> None:
         self._order += 1
@@ -239,6 +244,10 @@ class Simulation:
             self._prefilled(job)
         if not work.waits:
             job.cached = work.cached
+        elif self._links is not None and not job.decode.booked[self._pool(job.gateway)].prefill_requests:
+            assert job.prefill is not None and job.source is not None
+            took_s = now_s - job.source.last_s
+            self._links.pulled(job.prefill.member.host, job.decode.member.host, job.transferred, took_s)
 
     def _ended(self, work: Work, now_s: float) -> None:
         job: Job = work.owner  # type: ignore[assignment]
@@ -278,6 +287,9 @@ class Simulation:
 
     def _left(self, job: Job) -> None:
         """The request is over, well or not."""
+        if job.last_s == job.last_s:
+            gap_s = (job.last_s - job.first_s) / (job.ask.answer - 1) if job.ask.answer > 1 else None
+            self._traffic[job.gateway].ended(job.first_s - job.arrived_s, gap_s)
         booked = job.decode.booked[self._pool(job.gateway)]
         booked.decode_requests -= 1
         booked.decode_tokens -= job.ask.prompt
@@ -311,8 +323,7 @@ class Simulation:
         if job.prefill is not None:
             booked.coming_requests += 1
             booked.coming_tokens += ask.prompt
-        self._arrivals.append((self.now_s, job.booked_s))
-        self._arrived_work_s += job.booked_s
+        self._traffic[job.gateway].arrived(job.booked_s)
 
     def _prefilled(self, job: Job) -> None:
         if not job.prefilled:
@@ -347,9 +358,6 @@ class Simulation:
         return count * self._size
 
     def _fleet(self, ask: Ask, gateway: int) -> Fleet:
-        arrivals, now_s = self._arrivals, self.now_s
-        while arrivals and arrivals[0][0] < now_s - WINDOW_S:
-            self._arrived_work_s -= arrivals.popleft()[1]
         pool = self._pool(gateway)
         paces = self._paces
         engines = []
@@ -375,12 +383,14 @@ class Simulation:
                     speed=pace.speed if pace is not None else self._speeds[name],
                 )
             )
-        span_s = max(1.0, min(WINDOW_S, now_s))
+        told = [traffic.rates() for traffic in self._traffic]  # gateways tell each other, even where loads are private
+        links = self._links
         return Fleet(
             engines=tuple(engines),
-            links=self._shape.links,
-            now_s=now_s,
-            kv_bytes_per_token=self.kv_bytes_per_token,
-            arrivals_per_s=len(arrivals) / span_s,
-            prefill_load=self._arrived_work_s / span_s / max(1, self._prefillers),
+            links=self._shape.links if links is None else links,
+            now_s=self.now_s,
+            kv_bytes_per_token=self.kv_bytes_per_token if links is None else NOMINAL_BYTES,
+            arrivals_per_s=sum(arrivals for arrivals, _ in told),
+            prefill_load=sum(work for _, work in told) / max(1, self._prefillers),
+            itl_price=self._traffic[gateway].itl_price,
         )

@@ -137,3 +137,30 @@ def test_traffic_is_counted_over_half_a_minute_and_objectives_set_a_price() -> N
     assert 0.1 <= traffic.itl_price < 0.2
     clock.now += 10 * WINDOW_S
     assert traffic.rates()[0] < 0.01
+
+
+@pytest.mark.parametrize("waits", [(0.0, 0.0, 0.02, 0.1, 0.5), (0.0, 0.0, 0.0, 1.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fit_does_not_run_away(seed: int, waits: tuple[float, ...]) -> None:
+    """Thousands of pulls, many of which met a wait that is none of the link's."""
+    pick = random.Random(seed)
+    line = Line((0.05, 2e-6), (1.0, 1e4))
+    for at in range(4000):
+        tokens = int(pick.lognormvariate(8.5, 1.2))
+        line.learn((1.0, float(tokens)), 0.1 + tokens * 1.5e-6 + pick.choice(waits))
+        if at > 200:
+            for usual in (100, 5000, 50_000):
+                assert 0.3 < line.expect((1.0, float(usual))) / (0.1 + usual * 1.5e-6) < 4
+
+
+def test_late_starts_lower_the_price_only_where_they_are_many() -> None:
+    traffic = Traffic(2.0, 0.05, Clock())
+    for at in range(1000):
+        traffic.ended(3.0 if at % 20 == 0 else 0.3, 0.01)
+    assert traffic.itl_price == pytest.approx(1.0)
+    for at in range(1000):
+        traffic.ended(3.0 if at % 4 == 0 else 0.3, 0.01)
+    assert traffic.itl_price < 0.5
+    for _ in range(1000):
+        traffic.ended(0.3, 0.08)
+    assert traffic.itl_price == pytest.approx(4.0)
