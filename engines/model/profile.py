@@ -42,6 +42,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     link_gbps: float = 400.0
     """Between engines of one host."""
     link_latency_us: float = 100.0
+    gpus: int = 1
+    """That one engine takes."""
     source: str = ""
     """What it was fitted from, and how well."""
 

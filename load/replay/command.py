@@ -1,35 +1,41 @@
 """`baton replay`: policies on recorded or generated traffic, in virtual time."""
 
 import json
+import math
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import msgspec
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from typer import Option
 
 from engines.fleet import FleetError
-from engines.model.profile import UnknownProfile
+from engines.model.profile import Profile, UnknownProfile
 from engines.model.profile import load as load_profile
-from load.replay.fleet import BadFleet, from_file, shape
-from load.replay.outcome import Outcome, ideal_hits, outcome
+from load.replay import report
+from load.replay.fleet import BadFleet, fleets
+from load.replay.ideal import ideal
+from load.replay.outcome import Outcome, outcome
 from load.replay.plot import plot
+from load.replay.report import Key
 from load.replay.saturate import LEAST_S, Limit, limit
-from load.replay.simulate import TPOT_SLO_S, TTFT_SLO_S, Knowledge, Simulation, Slow
+from load.replay.simulate import Knowledge, Simulation, Slow, TooMany
+from load.replay.slo import Slo
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.registry import UnknownPolicy, create
 
 PROFILE = "gpt-oss-120b-h100-tp4"
+KV_BLOCKS = 2048
+"""Of an engine whose profile does not say."""
 
 
 def replay(
@@ -37,10 +43,14 @@ def replay(
     workload: Annotated[
         str | None, Option(help=f"Generated instead: NAME[:key=value,...]; {', '.join(WORKLOADS)}.")
     ] = None,
-    fleet: Annotated[str, Option(help="A shape (4P4D, 6P2D, 8C), several with commas, or a fleet file.")] = "4P4D",
+    fleet: Annotated[
+        str, Option(help="4P4D, 8C, 8PD (all splits of 8), SHAPE@PROFILE or fleet files; commas.")
+    ] = "4P4D",
     policy: Annotated[str, Option(help="Names with commas; NAME+DECIDER[:TOKENS] too.")] = "joint,kv_cost,round_robin",
     profile: Annotated[str, Option(help="How fast engines are: a name, or a .toml file.")] = PROFILE,
-    kv_blocks: Annotated[int, Option(min=1, help="KV blocks of an engine.")] = 2048,
+    kv_blocks: Annotated[
+        str, Option(help=f"KV blocks of an engine; several with commas. [default: the profile's, or {KV_BLOCKS}]")
+    ] = "",
     block_tokens: Annotated[int, Option(min=1, help="Tokens of a block.")] = 512,
     speed: Annotated[str, Option(help="Arrivals so many times faster: x2, or several with commas.")] = "x1",
     gateways: Annotated[int, Option(min=1, help="How many place requests, in turn.")] = 1,
@@ -50,8 +60,11 @@ def replay(
     slow: Annotated[list[str] | None, Option(help="NAME=FACTOR@FROM-TO: an engine is slow then, seconds.")] = None,
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
     slow_gbps: Annotated[float | None, Option(min=0.001, help="Link between two hosts.")] = None,
+    ttft_slo_s: Annotated[float, Option(min=0.001, help="A first token later than this is late.")] = 2.0,
+    tpot_slo_ms: Annotated[float, Option(min=0.1, help="The same for the mean pause between tokens.")] = 50.0,
     bears: Annotated[
-        float | None, Option(min=0.01, max=1, help="Instead: the load of which this share is served in time.")
+        float | None,
+        Option(min=0.01, max=1, help="Instead: the load of which this share is in time, and the cheapest fleet."),
     ] = None,
     requests: Annotated[int | None, Option(min=1, help="Only the first so many.")] = None,
     copies: Annotated[int, Option(min=1, help="The traffic so many times at once, for larger fleets.")] = 1,
@@ -62,26 +75,33 @@ def replay(
     """Run policies on a simulated fleet: the very code of production, in virtual time.
 
     Every policy meets the same traffic. Read TTFT and the pauses between tokens (ITL, TPOT) together: a policy can buy
-    one with the other.
+    one with the other. Ctrl-C shows what was replayed until then.
     """
     try:
         kind = load_profile(profile)
         asks = _traffic(trace, workload, block_tokens, seed)[:requests]
         asks = [ask if ask.after < len(asks) else msgspec.structs.replace(ask, after=-1) for ask in asks]
         asks = several(asks, copies)
-        runs = [
-            (name, size, times) for size in fleet.split(",") for times in _speeds(speed) for name in policy.split(",")
-        ]
-        shapes = {
-            size: from_file(Path(size), kind) if size.endswith(".toml") else shape(size, kind, hosts, slow_gbps)
-            for size in fleet.split(",")
+        shapes = fleets(fleet, kind, hosts, slow_gbps)
+        sizes = _sizes(kv_blocks, kind, block_tokens)
+        setups = {
+            name + (f"/{size}" if len(sizes) > 1 else ""): (one, size) for name, one in shapes.items() for size in sizes
         }
+        speeds = _speeds(speed)
+        if bears is not None and len(speeds) > 1:
+            raise typer.BadParameter("--bears looks for the speed by itself: give one --speed, the load to be borne")
+        if picture is not None and picture.suffix not in (".png", ".svg"):
+            raise typer.BadParameter(f"--plot {picture}: its name must end in .png or .svg")
         faults = [_fault(text) for text in slow or ()]
         for fault in faults:
             if any(fault.engine not in {m.name for m in one.members} for one in shapes.values()):
                 raise typer.BadParameter(f"--slow: no engine {fault.engine} in the fleet")
-        for name in policy.split(","):
+        names = [name.strip() for name in policy.split(",") if name.strip()]
+        for name in names:
             create(name)
+        for path in (out, picture):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise typer.BadParameter(f"{path}: there is no folder {path.parent}")
     except (BadTrace, BadWorkload, BadFleet, FleetError, UnknownProfile, UnknownPolicy, typer.BadParameter) as error:
         typer.secho(f"baton replay: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
@@ -90,64 +110,91 @@ def replay(
             typer.secho(f"baton replay: {needed} is missing: pip install 'baton-gateway[load]'", fg="red", err=True)
             raise typer.Exit(1)
     knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned)
+    slo = Slo(ttft_slo_s, tpot_slo_ms / 1e3)
     highest = max(1.0, max(ask.at_s for ask in asks) / LEAST_S)
-    found: dict[tuple[str, str, float], Outcome] = {}
+    found: dict[Key, Outcome] = {}
     limits: dict[tuple[str, str], Limit] = {}
     stopped = False
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(asks))
 
-        def once(name: str, size: str, times: float) -> Outcome:
-            progress.reset(task, description=f"{name} on {size}, x{times:.3g}", total=len(asks))
+        def once(key: Key) -> Outcome | None:
+            label = f"{key.policy} on {key.fleet}, x{key.times:.3g}"
+            progress.reset(task, description=label, total=len(asks))
+            members, size = setups[key.fleet]
             simulation = Simulation(
-                faster(asks, times),
-                shapes[size],
-                create(name, seed),
-                kv_blocks=kv_blocks,
+                faster(asks, key.times),
+                members,
+                create(key.policy, seed),
+                kv_blocks=size,
                 block_tokens=block_tokens,
                 knowledge=knowledge,
                 faults=faults,
                 progress=lambda ended: progress.update(task, completed=ended),
+                slo=slo,
+                may_miss=math.inf if bears is None else (1 - bears) * len(asks),
             )
             try:
                 simulation.run()
+            except TooMany:
+                return None
             except KeyboardInterrupt:
-                nonlocal stopped
-                stopped = True
-                found[name, size, times] = outcome(simulation)
+                if bears is None:
+                    found[key] = outcome(simulation, slo)
                 raise
-            return outcome(simulation)
+            return outcome(simulation, slo)
 
         try:
-            for name, size, times in runs:
-                if bears is None:
-                    found[name, size, times] = once(name, size, times)
-                elif (name, size) not in limits:
-                    count = len(shapes[size].members)
-                    limits[name, size] = limit(partial(once, name, size), bears, count, highest)
+            for setup, (members, _) in setups.items():
+                for name in names:
+                    if bears is not None:
+                        load = partial(_at, once, name, setup)
+                        limits[name, setup] = limit(load, bears, members.gpus, highest)
+                        continue
+                    for times in speeds:
+                        key = Key(name, setup, times)
+                        if (one := once(key)) is not None:
+                            found[key] = one
         except KeyboardInterrupt:
             stopped = True
+    console = Console(file=sys.stderr if str(out) == "-" else sys.stdout)
     if bears is not None:
-        _show_limits(limits, bears)
-        if out is not None and str(out) != "-":
-            out.write_text(
-                json.dumps([{"policy": n, "fleet": f, **msgspec.to_builtins(v)} for (n, f), v in limits.items()])
-            )
-        raise typer.Exit(130 if stopped else 0)
-    ideal = ideal_hits(asks, block_tokens)
-    _show(found, ideal, sys.stderr if str(out) == "-" else sys.stdout)
+        report.show_limits(limits, bears, slo, speeds[0], console)
+        figures = report.limits_json(limits, bears, slo, speeds[0])
+    else:
+        ideals = {name: ideal(asks, block_tokens, len(one.members) * size) for name, (one, size) in setups.items()}
+        report.show(found, ideals, slo, console)
+        figures = report.as_json(found, ideals, slo)
+        if picture is not None and found:
+            named = report.labels(found)
+            plot({named[key]: one for key, one in found.items()}, picture)
     if stopped:
         typer.echo("stopped; what was replayed until then is shown", err=True)
     if out is not None:
-        text = json.dumps(_figures(found, ideal), indent=1)
+        text = json.dumps(figures, indent=1)
         if str(out) == "-":
             typer.echo(text)
         else:
             out.write_text(text + "\n")
-    if picture is not None:
-        plot({_label(key, found): one for key, one in found.items()}, picture)
     if stopped:
         raise typer.Exit(130)
+
+
+def _at(once: Callable[[Key], Outcome | None], name: str, setup: str, times: float) -> Outcome | None:
+    return once(Key(name, setup, times))
+
+
+def _sizes(text: str, profile: Profile, block_tokens: int) -> list[int]:
+    """KV blocks of an engine, one run for each."""
+    if not text:
+        return [profile.kv_tokens // block_tokens or KV_BLOCKS]
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"--kv-blocks {text!r}: write a number, or several with commas")
+    return sizes
 
 
 def _traffic(trace: Path | None, workload: str | None, block_tokens: int, seed: int) -> list[Ask]:
@@ -173,80 +220,3 @@ def _fault(text: str) -> Slow:
     if found is None:
         raise typer.BadParameter(f"--slow {text!r}: write NAME=FACTOR@FROM-TO, such as p0=5@60-120")
     return Slow(found[1], *(float(part) for part in found.groups()[1:]))
-
-
-def _show_limits(limits: dict[tuple[str, str], Limit], share: float) -> None:
-    """Fleets and policies by what they can bear, the cheapest first."""
-    table = Table(
-        title=f"The highest load of which {share:.0%} is served in time (TTFT <= {TTFT_SLO_S:g} s, "
-        f"TPOT <= {1e3 * TPOT_SLO_S:g} ms), cheapest first",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("fleet", no_wrap=True)
-    table.add_column("policy", no_wrap=True)
-    for head in ("speed", "req/s", "an engine", "TTFT", "ITL p99", "hit"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for (name, size), one in sorted(limits.items(), key=lambda item: -item[1].per_engine):
-        if one.outcome is None:
-            table.add_row(size, name, "none")
-            continue
-        table.add_row(
-            size,
-            name,
-            f"{'> ' if one.more else ''}x{one.speed:.2f}",
-            f"{one.requests_per_s:.1f}",
-            f"{one.per_engine:.2f}",
-            f"{one.outcome.ttft_ms.mean:.0f}",
-            f"{one.outcome.itl_ms.p99:.0f}",
-            f"{one.outcome.hit_rate:.1%}",
-        )
-    Console().print(table)
-    if any(one.more for one in limits.values()):
-        typer.echo(f"> : more cannot be told from this traffic, which would all arrive within {LEAST_S:g} s", err=True)
-
-
-def _label(key: tuple[str, str, float], found: dict[tuple[str, str, float], Outcome]) -> str:
-    """A run's name, as long as is needed to tell it from the others."""
-    name, size, times = key
-    label = name
-    if len({other for _, other, _ in found}) > 1:
-        label += f" {size}"
-    if len({other for _, _, other in found}) > 1:
-        label += f" x{times:g}"
-    return label
-
-
-def _figures(found: dict[tuple[str, str, float], Outcome], ideal: float) -> dict[str, object]:
-    return {
-        "ideal_hit_rate": ideal,
-        "policies": {_label(key, found): msgspec.to_builtins(one) for key, one in found.items()},
-    }
-
-
-def _show(found: dict[tuple[str, str, float], Outcome], ideal: float, to: TextIO) -> None:
-    table = Table(
-        title=f"Replay: times in ms; an infinite shared cache would hit {ideal:.1%} of the prompts' tokens",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    table.add_column("policy", no_wrap=True)
-    for head in ("TTFT", "p99", "TPOT p99", "ITL p99", "SLO", "hit", "local", "refused"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for key, one in found.items():
-        table.add_row(
-            _label(key, found),
-            f"{one.ttft_ms.mean:.0f}",
-            f"{one.ttft_ms.p99:.0f}",
-            f"{one.tpot_ms.p99:.1f}",
-            f"{one.itl_ms.p99:.1f}",
-            f"{one.slo_met:.1%}",
-            f"{one.hit_rate:.1%}",
-            f"{one.local_share:.0%}",
-            str(one.refused),
-        )
-    Console(file=to).print(table)

@@ -8,10 +8,11 @@ import msgspec
 
 from engines.fleet import Fleet as FleetFile
 from engines.fleet import Role
-from engines.model.profile import Profile
+from engines.model.profile import Profile, load
 from policies.contract import Link
 
 _SHAPE = re.compile(r"(\d+)([PDC])")
+_SPLITS = re.compile(r"(\d+)PD")
 _ROLES = {"P": Role.PREFILL, "D": Role.DECODE, "C": Role.BOTH}
 
 
@@ -34,8 +35,37 @@ class Shape(msgspec.Struct, frozen=True):
     members: tuple[Member, ...]
     links: Mapping[tuple[str, str], Link]
 
+    @property
+    def gpus(self) -> int:
+        """That all of them take."""
+        return sum(member.profile.gpus for member in self.members)
+
     def link(self, a: str, b: str) -> Link:
         return self.links.get((a, b)) or self.links[b, a]
+
+
+def fleets(text: str, profile: Profile, hosts: int = 1, slow_gbps: float | None = None) -> dict[str, Shape]:
+    """Several fleets with commas, by name: shapes and fleet files.
+
+    `8PD` stands for every way to split eight engines, `SHAPE@PROFILE` for engines of another kind. Raises `BadFleet`,
+    `FleetError`, `UnknownProfile`.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        size, _, named = part.partition("@")
+        kind = load(named) if named else profile
+        if split := _SPLITS.fullmatch(size.upper()):
+            count = int(split[1])
+            for prefills in range(1, count):
+                name = f"{prefills}P{count - prefills}D"
+                found[name + part[len(size) :]] = shape(name, kind, hosts, slow_gbps)
+        elif size.endswith(".toml"):
+            found[part] = from_file(Path(size), kind)
+        else:
+            found[part] = shape(size, kind, hosts, slow_gbps)
+    if not found:
+        raise BadFleet(f"{text!r} names no fleet: write a shape such as 4P4D, 8PD or 8C, or give a fleet file")
+    return found
 
 
 def shape(text: str, profile: Profile, hosts: int = 1, slow_gbps: float | None = None) -> Shape:
@@ -55,9 +85,9 @@ def shape(text: str, profile: Profile, hosts: int = 1, slow_gbps: float | None =
 
 
 def from_file(path: Path, profile: Profile) -> Shape:
-    """The engines of a fleet file, all of the same profile. Raises `FleetError`."""
+    """The engines of a fleet file; those that name no profile have this one. Raises `FleetError`, `UnknownProfile`."""
     file = FleetFile.load(path)
-    members = [Member(e.name, e.role, e.host, profile) for e in file.engines]
+    members = [Member(e.name, e.role, e.host, load(e.profile) if e.profile else profile) for e in file.engines]
     links = _links({m.host for m in members}, profile, None)
     links |= {(link.a, link.b): Link(gbps=link.gbps, latency_us=link.latency_us) for link in file.links}
     return Shape(_checked(members), links)

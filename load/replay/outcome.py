@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from load.replay.simulate import TPOT_SLO_S, TTFT_SLO_S, Simulation
-from load.replay.trace import Ask
+from load.replay.simulate import Simulation
+from load.replay.slo import Slo
 
 _POINTS = (50, 90, 99)
 
@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct, frozen=True):
     span_s: float
 
 
-def outcome(simulation: Simulation) -> Outcome:
+def outcome(simulation: Simulation, slo: Slo = Slo()) -> Outcome:  # noqa: B008  frozen
     """Sum up a run, whole or broken off. Needs `numpy`."""
     import numpy as np
 
@@ -53,8 +53,7 @@ def outcome(simulation: Simulation) -> Outcome:
     more = np.array([job.ask.answer - 1 for job in jobs])
     rest = np.array([job.last_s - job.first_s for job in jobs])
     tpot = rest[more > 0] / more[more > 0]
-    mean_gap = np.divide(rest, more, out=np.zeros(len(jobs)), where=more > 0)
-    met = (ttft <= TTFT_SLO_S) & (mean_gap <= TPOT_SLO_S)
+    met = np.array([slo.met(first, after, job.ask.answer) for first, after, job in zip(ttft, rest, jobs, strict=True)])
     nodes = simulation.nodes.values()
     gaps = [gap for node in nodes for gap in node.core.gaps]
     span_s = max((job.last_s for job in jobs), default=0.0) - min((job.arrived_s for job in jobs), default=0.0)
@@ -67,7 +66,7 @@ def outcome(simulation: Simulation) -> Outcome:
         itl_ms=weighted(gaps),
         tpot_ms=spread(tpot),
         e2e_ms=spread(e2e),
-        slo_met=float(met.mean()) if len(jobs) else 0.0,
+        slo_met=float(met.mean()) if jobs else 0.0,
         goodput_rps=float(met.sum()) / span_s if span_s else 0.0,
         hit_rate=sum(job.cached for job in jobs) / prompt if prompt else 0.0,
         local_share=sum(job.prefill is None for job in jobs) / max(1, len(jobs)),
@@ -108,20 +107,3 @@ def _balance(simulation: Simulation) -> float:
     for node in simulation.nodes.values():
         roles.setdefault(node.member.role.value, []).append(node.core.busy_s)
     return max(max(busy) * len(busy) / sum(busy) if sum(busy) else 1.0 for busy in roles.values())
-
-
-def ideal_hits(asks: Sequence[Ask], block_tokens: int) -> float:
-    """Share of prompt tokens that one infinite cache would have had."""
-    seen: set[int] = set()
-    hits = total = 0
-    for ask in asks:
-        names = ask.names[: (ask.prompt - 1) // block_tokens]
-        lead = 0
-        for name in names:
-            if name not in seen:
-                break
-            lead += 1
-        hits += lead * block_tokens
-        total += ask.prompt
-        seen.update(ask.names)
-    return hits / total if total else 0.0

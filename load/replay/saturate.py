@@ -22,19 +22,20 @@ class Limit(msgspec.Struct, frozen=True):
     """Times the traffic's own; 0 if even a 64th of it is too much."""
     outcome: Outcome | None
     requests_per_s: float
-    engines: int
+    gpus: int
+    """Of the whole fleet."""
     more: bool = False
     """It may bear more: the traffic is too short to tell."""
 
     @property
-    def per_engine(self) -> float:
-        """Requests a second and engine: of fleets that bear a load, the highest is the cheapest."""
-        return self.requests_per_s / self.engines
+    def per_gpu(self) -> float:
+        """Requests a second and GPU."""
+        return self.requests_per_s / self.gpus
 
 
-def limit(run: Callable[[float], Outcome], wanted: float, engines: int, highest: float) -> Limit:
+def limit(run: Callable[[float], Outcome | None], wanted: float, gpus: int, highest: float) -> Limit:
     """Find it; `run` replays the traffic so many times as fast (`highest` at most), `wanted` is the share of requests
-    in time.
+    in time. A run that was broken off since too many were late is None.
 
     A fleet that bears a load is taken to bear every smaller one; the search halves the range in logarithms.
     """
@@ -42,7 +43,7 @@ def limit(run: Callable[[float], Outcome], wanted: float, engines: int, highest:
 
     def bears(speed: float) -> bool:
         found = run(speed)
-        if found.slo_met >= wanted and not found.refused:
+        if found is not None and found.slo_met >= wanted and not found.refused:
             borne[speed] = found
             return True
         return False
@@ -54,15 +55,15 @@ def limit(run: Callable[[float], Outcome], wanted: float, engines: int, highest:
         low, high = high, high * 2
         if high > highest:
             best = borne[low]
-            return Limit(low, best, best.requests / best.span_s, engines, more=True)
+            return Limit(low, best, best.requests / best.span_s, gpus, more=True)
     else:
         while low > _LOWEST and not bears(low / 2):
             low /= 2
         low, high = low / 2, low
     if low not in borne:
-        return Limit(0.0, None, 0.0, engines)
+        return Limit(0.0, None, 0.0, gpus)
     for _ in range(STEPS):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if bears(middle) else (low, middle)
     best = borne[low]
-    return Limit(low, best, best.requests / best.span_s, engines)
+    return Limit(low, best, best.requests / best.span_s, gpus)

@@ -12,11 +12,9 @@ from gateway.fleet.links import NOMINAL_BYTES, Links
 from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
 from load.replay.fleet import Member, Shape
+from load.replay.slo import Slo
 from load.replay.trace import Ask
 from policies.contract import Engine, Fleet, Policy, Request, Speed
-
-TTFT_SLO_S, TPOT_SLO_S = 2.0, 0.05
-"""What clients should get."""
 
 
 class Booked:
@@ -112,6 +110,10 @@ class Slow(NamedTuple):
     to_s: float
 
 
+class TooMany(Exception):
+    """More requests missed their objective than may."""
+
+
 class Simulation:
     """One run. `progress` is told how many requests have ended, now and then."""
 
@@ -126,13 +128,18 @@ class Simulation:
         knowledge: Knowledge | None = None,
         faults: Sequence[Slow] = (),
         progress: Callable[[int], None] = lambda ended: None,
+        slo: Slo = Slo(),  # noqa: B008  frozen
+        may_miss: float = math.inf,
     ) -> None:
+        """With `may_miss`, a run in which more requests than that miss their objective is broken off."""
         self._asks = asks
         self._shape = shape
         self._policy = policy
         self._size = block_tokens
         self._knowledge = knowledge or Knowledge()
         self._progress = progress
+        self._slo, self._may_miss = slo, may_miss
+        self._missed = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = 0
         self.now_s = 0.0
@@ -152,14 +159,14 @@ class Simulation:
         self._faults = faults
         self._paces = {name: Pace(clock=self._clock) for name in self.nodes} if self._knowledge.learned else {}
         self._followers: dict[int, list[int]] = {}
-        self._traffic = [Traffic(TTFT_SLO_S, TPOT_SLO_S, self._clock) for _ in range(self._knowledge.gateways)]
+        self._traffic = [Traffic(slo.ttft_s, slo.tpot_s, self._clock) for _ in range(self._knowledge.gateways)]
         self._links = Links(shape.links, self._clock) if self._knowledge.learned else None
         self.kv_bytes_per_token = shape.members[0].profile.kv_bytes_per_token
         self._ended_count = 0
         self._prefillers = sum(member.role.prefills for member in shape.members)
 
     def run(self) -> None:
-        """Until the last request has ended."""
+        """Until the last request has ended. Raises `TooMany`."""
         for index, ask in enumerate(self._asks):
             if ask.after >= 0:
                 self._followers.setdefault(ask.after, []).append(index)
@@ -294,6 +301,10 @@ class Simulation:
         booked.decode_requests -= 1
         booked.decode_tokens -= job.ask.prompt
         self._ended_count += 1
+        if not self._slo.met(job.first_s - job.arrived_s, job.last_s - job.first_s, job.ask.answer):
+            self._missed += 1
+            if self._missed > self._may_miss:
+                raise TooMany
         if self._ended_count % 256 == 0:
             self._progress(self._ended_count)
         for follower in self._followers.pop(job.index, ()):

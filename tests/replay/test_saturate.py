@@ -18,7 +18,7 @@ def test_it_is_found_within_a_percent(breaks_at: float) -> None:
 
     found = limit(run, 0.95, 4, 2048)
     assert found.speed <= breaks_at <= found.speed * 1.01
-    assert found.per_engine == pytest.approx(found.speed / 4)
+    assert found.per_gpu == pytest.approx(found.speed / 4)
     assert len(calls) < 25
 
 
