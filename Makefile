@@ -35,7 +35,8 @@ up: $(VENV)/.base $(VENV)/.native $(ENGINES) ## Start engines and gateway; MODEL
 demo: $(VENV)/.base $(VENV)/.native $(ENGINES) ## The same, then five checked requests and the end
 	@exec $(BIN)/baton demo $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-test: install test-fast ## All tests; those on real engines and in containers take most of the time
+test: install test-fast ## All tests; the storm, those on real engines and in containers take most of the time
+	$(BIN)/pytest -q -m storm --timeout=900
 	$(BIN)/pytest -q -m engines --timeout=1800 --tb=native
 	$(BIN)/pytest -q -m 'containers or hosts' -rs --tb=native
 

@@ -1,5 +1,6 @@
 """The HTTP surface of a double as one bare ASGI app: routing, faults, and the routes that only look."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from engines.double.body import parse
 from engines.double.control import carry_out, order, state
 from engines.double.engine import EngineDeadError
 from engines.double.errors import RefusedError, bad_body, error_body, no_model
-from engines.double.faults import FaultError
+from engines.double.faults import FaultError, Hang
 from engines.double.generate import ROUTES, generate
 
 if TYPE_CHECKING:
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 Reply = tuple[int, bytes, bytes]
 """status, body, content type"""
+
+_EVENT = (
+    b'data: {"id":"endless","object":"text_completion","created":0,"model":"m","choices":'
+    b'[{"index":0,"text":"","delta":{"content":""},"logprobs":null,"finish_reason":null}]}\n\n'
+)
+_PAUSE_S = 0.02
 
 CONTROL = "/double/control"
 """Not a route of vLLM's: how the double is told to misbehave."""
@@ -91,9 +98,7 @@ class App:
         """Answer (or not) as the faults say; False if the request shall be served."""
         faults = self._double.faults
         if hang := faults.draw_hang():
-            if hang == "body":
-                await send(start(200, EVENTS))
-            await gone(receive)
+            await _hang(hang, receive, send)
             return True
         if status := faults.draw_error():
             await answer(send, status, error_body("injected fault", "InternalServerError", status), JSON)
@@ -219,3 +224,19 @@ def _vector(ids: list[int]) -> list[float]:
     raw = [hash((at, *ids)) % 2001 / 1000 - 1 for at in range(_DIMENSIONS)]
     norm = sum(value * value for value in raw) ** 0.5 or 1.0
     return [value / norm for value in raw]
+
+
+async def _hang(hang: Hang, receive: Receive, send: Send) -> None:
+    """Answer in a way that leaves the client waiting, until it leaves."""
+    leaving = asyncio.create_task(gone(receive))
+    try:
+        if hang != "answer":
+            await send(start(200, EVENTS))
+        if hang == "half":
+            await send({"type": "http.response.body", "body": _EVENT[:60], "more_body": True})
+        while hang == "forever" and not leaving.done():
+            await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
+            await asyncio.wait([leaving], timeout=_PAUSE_S)
+        await leaving
+    finally:
+        leaving.cancel()

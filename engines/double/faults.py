@@ -2,9 +2,10 @@
 
 import random
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Hang = Literal["", "answer", "body"]
+Hang = Literal["", "answer", "body", "half", "forever"]
+HANGS: tuple[str, ...] = get_args(Hang)
 
 
 class FaultError(ValueError):
@@ -26,7 +27,8 @@ class Faults:
     """answer this share of requests with `error_status`, drawn with `seed`"""
     error_status: int = 500
     hang: Hang = ""
-    """accept and never answer: nothing at all ("answer"), or headers of a 200 without a body ("body")"""
+    """accept and never answer: nothing at all ("answer"), headers of a 200 without a body ("body"), half an event and
+    then nothing ("half"); or an answer that never ends ("forever")"""
     hang_next: int = 0
     """hang the next N requests only; 0: all, while `hang` is set"""
     cut_after: int = 0
@@ -63,8 +65,8 @@ class Faults:
                 values[name] = float(value)
             elif type(value) is not type(now):
                 raise FaultError(f"fault {name!r} is a {type(now).__name__}, not {value!r}")
-        if values.get("hang", "") not in ("", "answer", "body"):
-            raise FaultError(f'fault \'hang\' is "answer", "body" or "", not {values["hang"]!r}')
+        if values.get("hang", "") not in HANGS:
+            raise FaultError(f"fault 'hang' is one of {', '.join(map(repr, HANGS))}, not {values['hang']!r}")
         for name, value in values.items():
             setattr(self, name, value)
         if "seed" in values:

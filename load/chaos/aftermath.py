@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,12 @@ TASKS = 20
 
 PROBES = 40
 
+DEEDS = tuple(
+    f"baton_{what}_total"
+    for what in ("retries", "verdicts", "migrations", "transfers", "ejections", "overdue_requests")
+)
+"""Counters of what gateways do about failures."""
+
 
 @dataclass(slots=True)
 class Level:
@@ -39,8 +46,8 @@ class Findings:
     """What was found at the end, for people."""
 
     gateways: dict[str, dict[str, float]] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict)
-    """Sums over the gateways' last lives of what they did about failures."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What gateways did about failures; those that were killed took what they had counted with them."""
     predicted: str = ""
 
 
@@ -49,6 +56,15 @@ async def metrics(http: httpx.AsyncClient, gateway: Child) -> dict[tuple[str, ..
     page = (await http.get(gateway.ready.replace("/readyz", "/metrics"))).text
     families = text_string_to_metric_families(page)
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+async def deeds(http: httpx.AsyncClient, gateway: Child) -> Counter[str]:
+    """What a gateway has done about failures in this life. Raises `httpx.HTTPError`."""
+    done: Counter[str] = Counter()
+    for (sample, *labels), value in (await metrics(http, gateway)).items():
+        if sample in DEEDS:
+            done[" ".join((sample.removeprefix("baton_").removesuffix("_total"), *labels))] += int(value)
+    return done
 
 
 async def level(fleet: Fleet, name: str) -> Level:
@@ -67,10 +83,8 @@ async def examine(fleet: Fleet, seed: int, levels: dict[str, Level], tally: Tall
         found.predicted = await _predictions(fleet, seed, tally)
         for name, child in fleet.gateways.items():
             found.gateways[name] = await _grown(fleet, name, child, levels.get(name), tally)
-            for (sample, *labels), value in (await metrics(fleet.http, child)).items():
-                if sample in ("baton_retries_total", "baton_migrations_total"):
-                    key = " ".join((sample.removeprefix("baton_").removesuffix("_total"), *labels))
-                    found.counts[key] = found.counts.get(key, 0.0) + value
+            fleet.past.update(await deeds(fleet.http, child))
+        found.counts = dict(sorted(fleet.past.items()))
     return found
 
 
@@ -124,9 +138,12 @@ async def _index(fleet: Fleet) -> list[str]:
     for name, child in fleet.gateways.items():
         answer = await fleet.http.get(child.ready.replace("/readyz", "/index"), params={"top": 0})
         one = answer.raise_for_status().json()[MODEL]
+        told = {source["engine"]: source["blocks"] for source in one["sources"]}
         for url, state in states.items():
-            if (held := one["stats"]["holders"].get(url, 0)) != state["cached_blocks"]:
-                left.append(f"{name}: the index gives {state['name']} {held} blocks, it has {state['cached_blocks']}")
+            held, has = one["stats"]["holders"].get(url, 0), state["cached_blocks"]
+            if held != has:
+                events = f"{told.get(url)} as its events tell"
+                left.append(f"{name}: the index gives {state['name']} {held} blocks, it has {has} ({events})")
         for source in one["sources"]:
             followers[source["engine"]] = followers.get(source["engine"], 0) + (source["state"] == "following")
             if source["why"]:

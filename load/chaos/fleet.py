@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,7 @@ import tomli_w
 from engines.double.folder import write_folder
 from engines.guard import die_with_parent
 from engines.layout import free_ports
+from gateway.api import address
 from gateway.index.embedded import Embedded
 from load.chaos.traffic import MODEL
 from load.chaos.truth import BLOCK
@@ -40,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "prefill_timeout_s": 2.0,
     "first_byte_timeout_s": 4.0,
     "idle_timeout_s": 2.0,
+    "request_timeout_s": 30.0,
+    "client_timeout_s": 20.0,
     "engine_wait_s": 5.0,
     "lease_margin_s": 2.0,
     "health_interval_s": 0.25,
@@ -72,6 +76,7 @@ class Child:
         self.ready = ready
         self.log = log
         self.starts = 0
+        self.started_s = 0.0
         self.killed_s = 0.0
         """When it was last killed without a word, by `time.monotonic`."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -87,6 +92,7 @@ class Child:
     def start(self, *more: str) -> None:
         """Start it; `ready_within` waits for it."""
         self.starts += 1
+        self.started_s = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.argv, *more],
@@ -160,6 +166,8 @@ class Fleet:
         self.ours = not command
         self.gateways = {f"g{at}": self._gateway(f"g{at}", port, command) for at, port in enumerate(self.ports)}
         self._settings = {**SETTINGS, **(settings or {})}
+        self.past: Counter[str] = Counter()
+        """What gateways that have ended had counted."""
         self.http = httpx.AsyncClient(timeout=5.0, trust_env=False)
 
     @property
@@ -184,6 +192,16 @@ class Fleet:
         """Start a double; each of its lives draws ids of its own, as engines do."""
         child = self.engines[name]
         child.start("--seed", str(hash((self.seed, *name.encode(), child.starts)) % (1 << 31)))
+
+    async def tell(self, gateway: str, name: str, what: str) -> bool:
+        """Have a gateway `drain` or `resume` an engine, as an operator does; False if it does not listen."""
+        port = self.ports[int(gateway[1:])]
+        transport = httpx.AsyncHTTPTransport(uds=address.url(address.AUTO, port).removeprefix("unix://"))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+                return (await http.post(f"/fleet/{name}/{what}")).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     async def order(self, name: str, **orders: Any) -> bool:
         """Tell a double what to do; False if it does not listen."""

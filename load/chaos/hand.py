@@ -5,6 +5,9 @@ import math
 import signal
 from contextlib import suppress
 
+import httpx
+
+from load.chaos.aftermath import deeds
 from load.chaos.fleet import CannotStart, Child, Fleet
 from load.chaos.weather import Blow
 
@@ -12,6 +15,8 @@ _TIMED = ("slow", "refuse", "spoil")
 """Faults that are taken back after a while; the others run out by themselves."""
 
 _DRAIN_S = 30.0
+
+_LOOK_S = 0.1
 
 
 class Hand:
@@ -86,6 +91,28 @@ class Hand:
         await child.ended()
         await self._again(child)
 
+    async def _replace(self, blow: Blow) -> None:
+        """As an operator does: drained, and ended once nothing runs there."""
+        fleet, name = self._fleet, blow.target
+        child = fleet.engines[name]
+        told = [gateway for gateway in fleet.gateways if await fleet.tell(gateway, name, "drain")]
+        with suppress(TimeoutError, httpx.HTTPError):
+            async with asyncio.timeout(_DRAIN_S):
+                while await self._busy(name):  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(_LOOK_S)
+        await child.kill()
+        await self._again(child)
+        for gateway in told:
+            await fleet.tell(gateway, name, "resume")
+
+    async def _busy(self, name: str) -> bool:
+        state = await self._fleet.state(name)
+        return any(state[what] for what in ("running", "waiting", "leases"))
+
+    async def _reload_gateway(self, blow: Blow) -> None:
+        """Everything is read again, in the middle of everything."""
+        self._fleet.gateways[blow.target].send(signal.SIGHUP)
+
     async def _die_handing_over(self, blow: Blow) -> None:
         """A prefill engine ends right after an answer that somebody is to fetch KV by."""
         child = self._fleet.engines[blow.target]
@@ -119,6 +146,8 @@ class Hand:
     async def _replace_gateway(self, blow: Blow) -> None:
         """SIGTERM: it finishes what it has begun, and another takes its place."""
         child = self._fleet.gateways[blow.target]
+        with suppress(httpx.HTTPError):
+            self._fleet.past.update(await deeds(self._fleet.http, child))
         child.send(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):

@@ -13,6 +13,10 @@ Kind = Literal["right", "wrong", "lost", "doubled", "error", "severed"]
 nothing wrong before it. severed: the connection broke in the middle of an answer without a word."""
 
 
+UNREADABLE = "unreadable"
+"""What an error begins with whose body no client could parse."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     kind: Kind
@@ -40,7 +44,7 @@ def judge(ask: Ask, answer: Answer) -> Verdict:
     """What became of one request whose answer has begun."""
     try:
         if answer.status != 200:
-            return _refused(b"".join(answer.body)) if answer.ended else Verdict("severed", "in an error")
+            return _refused(answer.status, b"".join(answer.body)) if answer.ended else Verdict("severed", "in an error")
         if ask.stream:
             return _stream(ask, answer)
         return _whole(ask, b"".join(answer.body)) if answer.ended else Verdict("severed", "in a whole answer")
@@ -48,8 +52,11 @@ def judge(ask: Ask, answer: Answer) -> Verdict:
         return Verdict("wrong", f"cannot be read: {type(error).__name__}: {error}")
 
 
-def _refused(body: bytes) -> Verdict:
-    return Verdict("error", code(msgspec.json.decode(body)))
+def _refused(status: int, body: bytes) -> Verdict:
+    try:
+        return Verdict("error", code(msgspec.json.decode(body)))
+    except (msgspec.DecodeError, LookupError, TypeError, AttributeError):
+        return Verdict("error", f"{UNREADABLE} {status}")
 
 
 def code(body: dict[str, Any]) -> str:

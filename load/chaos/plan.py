@@ -49,7 +49,8 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """Of the gateways, beside the usual ones."""
-        short = {"prefill_timeout_s": 0.3, "first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3, "engine_wait_s": 0.3}
+        short = {"prefill_timeout_s": 0.3, "first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3}
+        short |= {"engine_wait_s": 0.3, "request_timeout_s": 1.0}
         return short if self.hangs else {}
 
     @property
@@ -59,7 +60,7 @@ class Plan:
 
     @property
     def patience_s(self) -> float:
-        return 15.0 if self.hangs else 40.0
+        return 10.0 if self.hangs else 40.0
 
 
 async def carry_out(

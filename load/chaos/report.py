@@ -59,8 +59,8 @@ def show(console: Console, plan: Plan, report: Report, good: bool) -> None:
         if text:
             console.print(f"[bold]{name}[/] {text}", highlight=False, soft_wrap=True)
 
-    def counted(counts: Iterable[tuple[str, float]]) -> str:
-        return ", ".join(f"{count:g} {name}" for name, count in counts)
+    def counted(counts: Iterable[tuple[str, int]]) -> str:
+        return ", ".join(f"{count} {name}" for name, count in counts)
 
     line("blows:", counted(Counter(blow.deed for blow in report.blows).most_common()))
     line("client errors:", counted(tally.causes.most_common()))

@@ -18,11 +18,13 @@ from load.chaos.tally import Tally
 from load.chaos.traffic import Ask, ask
 from load.chaos.weather import Blow
 
-MOST = 600
+MOST = 1200
 """Requests at once; more wait for their turn."""
 
-WARM = 0.1
-"""Share of the requests after which a gateway counts as warm."""
+WARM_S = 10.0
+"""After so long a gateway under load is warm."""
+
+_LOOK_S = 0.5
 
 Shown = Callable[[Tally, str], None]
 
@@ -60,12 +62,11 @@ class Run:
     async def __call__(self, requests: int, shown: Shown, stop: asyncio.Event) -> Report:
         """Send all requests, or as many as until `stop`; then heal everything and look for what is left."""
         started = time.monotonic()
+        watching = asyncio.create_task(self._watch())
         tasks: set[asyncio.Task[None]] = set()
         pick = random.Random(f"{self._seed} arrivals")
         due = started
         for number in range(requests):
-            if number == int(WARM * requests) and self._fleet.ours:
-                await self._note_levels()
             self._blow(number)
             due += pick.expovariate(self._rate)
             await self._pause(due, stop)
@@ -76,6 +77,7 @@ class Run:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             shown(self._tally, self._last)
+        watching.cancel()
         report = Report(self._tally, self._hand.struck, self._hand.failed, stopped=stop.is_set())
         if stop.is_set():
             self._hand.cancel()
@@ -100,9 +102,15 @@ class Run:
         shown(self._tally, "looking for what is left of it")
         report.findings = await examine(self._fleet, self._seed, self._levels, self._tally)
 
-    async def _note_levels(self) -> None:
-        with suppress(httpx.HTTPError):
-            self._levels = {name: await level(self._fleet, name) for name in self._fleet.gateways}
+    async def _watch(self) -> None:
+        """Note what each life of a gateway takes once it is warm."""
+        while self._fleet.ours:
+            await asyncio.sleep(_LOOK_S)
+            for name, child in self._fleet.gateways.items():
+                known = self._levels.get(name)
+                if time.monotonic() > child.started_s + WARM_S and (known is None or known.life != child.starts):
+                    with suppress(httpx.HTTPError):
+                        self._levels[name] = await level(self._fleet, name)
 
     def _blow(self, number: int) -> None:
         while self._blows and self._blows[-1].at <= number:

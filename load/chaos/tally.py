@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from load.chaos.judge import Verdict
+from load.chaos.judge import UNREADABLE, Verdict
 from load.chaos.traffic import Ask
 
 ALLOWED_ERRORS = 0.001
@@ -78,7 +78,8 @@ class Tally:
     def good(self, errors: float = ALLOWED_ERRORS) -> bool:
         """Whether this is what it must be, with this share of client errors."""
         never = self.wrong + self.lost + self.doubled + self.hung + self.leaked
-        return not never and self.client_errors <= errors * self.requests
+        unreadable = [cause for cause in self.causes if cause.startswith(UNREADABLE)]
+        return not never and not unreadable and self.client_errors <= errors * self.requests
 
     def seconds(self, percent: int) -> float:
         """How long requests took."""

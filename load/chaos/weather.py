@@ -45,6 +45,7 @@ DECK = (
     _Card("kill", "d", 0.5, 3.0),
     _Card("kill", "d", 0.5, 3.0),
     _Card("restart", "pd"),
+    _Card("replace", "pd", 1.0, 1.0),
     _Card("hang", "p", 0.3, 5.0),
     _Card("hang", "d", 0.3, 5.0),
     _Card("slow", "p", 2.0, 5.0, ({"slow": 10.0}, {"slow": 30.0})),
@@ -61,6 +62,7 @@ DECK = (
     _Card("hang_store", "store", 0.3, 3.0),
     _Card("kill_gateway", "g"),
     _Card("replace_gateway", "g"),
+    _Card("reload_gateway", "g"),
 )
 """Every kind of blow is dealt before one comes again."""
 

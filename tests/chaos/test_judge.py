@@ -11,6 +11,7 @@ from engines.double import Double
 from gateway.errors import ApiError
 from load.chaos.client import Client
 from load.chaos.judge import Answer, compare, judge
+from load.chaos.tally import Tally
 from load.chaos.traffic import MODEL, Ask, ask
 from load.chaos.truth import BLOCK
 
@@ -101,13 +102,16 @@ async def test_an_answer_to_another_prompt_is_wrong(double: Double) -> None:
     assert judge(one, answer).kind == "wrong"
 
 
-def test_errors_are_parsable_or_wrong() -> None:
+def test_errors_that_no_client_could_parse_are_never_good() -> None:
     one = ask(5, 1)
     body = ApiError(503, "later", code="no_engine").body()
     assert judge(one, Answer(503, [body], ended=True)) == judge(one, Answer(500, [body], ended=True))
     assert judge(one, Answer(503, [body], ended=True)).why == "no_engine"
-    assert judge(one, Answer(503, [b"Service Unavailable"], ended=True)).kind == "wrong"
-    assert judge(one, Answer(500, [b"{}"], ended=True)).kind == "wrong"
+    for nothing in (b"Service Unavailable", b"{}", b"[]", b'{"error": "x"}', b'{"error": {"message": ""}}'):
+        assert judge(one, Answer(500, [nothing], ended=True)).why == "unreadable 500"
+        tally = Tally()
+        tally.enter(one, judge(one, Answer(500, [nothing], ended=True)), 0.1)
+        assert not tally.good(errors=1.0)
 
 
 def test_texts_are_compared_token_by_token() -> None:

@@ -7,22 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engines.guard import descendants
-from load.chaos.plan import Plan, carry_out
-from load.chaos.report import facts
+from load.chaos.plan import Plan
+from tests.chaos.outcome import outcome
 
 SMALL = [sys.executable, "-m", "gateway.cli", "chaos", "--prefill", "1", "--decode", "1", "--gateways", "1"]
-
-
-async def outcome(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Carry a plan out; what became of it."""
-    report = await carry_out(plan, folder)
-    assert not report.trouble
-    return facts(plan, report, report.tally.good(plan.errors))
 
 
 @pytest.mark.timeout(120)

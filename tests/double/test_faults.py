@@ -41,6 +41,20 @@ async def test_a_hanging_engine_answers_nothing(client: Client, both: Double) ->
     asked.cancel()
 
 
+async def test_a_hanging_engine_stops_within_an_event_or_never_ends(client: Client, both: Double) -> None:
+    for hang, least in (("half", 10), ("forever", 1000)):
+        both.faults.set(hang=hang)
+        async with client.http.stream("POST", both.url + "/v1/chat/completions", json=chat(stream=True)) as response:
+            got = b""
+            async for piece in response.aiter_raw():
+                got += piece
+                if len(got) >= least:
+                    break
+        assert got.startswith(b"data: {")
+        assert (b"\n\n" in got) == (hang == "forever")
+        await both.idle()
+
+
 async def test_a_hanging_engine_answers_headers_only(client: Client, both: Double) -> None:
     both.faults.hang = "body"
     url, timeout = both.url + "/v1/chat/completions", httpx.Timeout(0.2)
