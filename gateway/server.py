@@ -4,11 +4,14 @@ import asyncio
 import ctypes
 import gc
 import logging
+import math
+import os
 import resource
 import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import Any, cast
 
@@ -20,20 +23,29 @@ from gateway.front.connection import Connection
 from gateway.front.turnstile import Turnstile
 from gateway.settings import Settings
 
+log = logging.getLogger(__name__)
+
 KEEP_ALIVE_S = 75
 """Longer than most clients keep an idle connection, so that hardly one sends into a connection that we close."""
 
 _M_ARENA_MAX = -8
 """glibc's `malloc.h`."""
 
+_LAST_WORDS_S = 3.0
+"""Until a client has read that its request was ended."""
+
 GARBAGE = 20_000
 """Objects made and not freed before the collector looks at the young ones: a request makes hardly any cycles."""
 
 
 class Server(uvicorn.Server):
-    """Says that it is not ready before it stops accepting."""
+    """Ends in order: not ready any more, but serving, until balancers have noticed; then nothing new, and what is under
+    way may end; what does not in time gets an error that its client can read. A second signal ends it at once, with 1.
+    """
 
     def __init__(self, app: App, settings: Settings) -> None:
+        self._settings = settings
+        self._closes_s = math.inf
         turnstile: Turnstile | None = None
 
         def connect(
@@ -45,7 +57,10 @@ class Server(uvicorn.Server):
             nonlocal turnstile
             if turnstile is None:
                 turnstile = Turnstile(asyncio.get_running_loop())
-            return Connection(app.answer, server_state, turnstile, config.timeout_keep_alive)
+            made = Connection(app.answer, server_state, turnstile, config.timeout_keep_alive)
+            if app.readiness.draining:
+                made.retire()
+            return made
 
         super().__init__(
             uvicorn.Config(
@@ -60,7 +75,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(settings.drain_s),
             )
         )
         self.readiness = app.readiness
@@ -72,8 +86,33 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
+        self._captured_signals.append(sig)
+        if self.readiness.draining:
+            log.warning("ended at once by a second signal")
+            os._exit(1)
+        noticed = sig == signal.SIGTERM and self.readiness.balanced
+        self._closes_s = time.monotonic() + (self._settings.notice_s if noticed else 0.0)
         self.readiness.draining = True
-        super().handle_exit(sig, frame)
+        for connection in list(self.server_state.connections):
+            cast(Connection, connection).retire()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or time.monotonic() >= self._closes_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        drain_s = self._settings.drain_s
+        self.config.timeout_graceful_shutdown = int(drain_s + _LAST_WORDS_S)
+        clock = asyncio.get_running_loop().call_later(drain_s, self._dismiss)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            clock.cancel()
+
+    def _dismiss(self) -> None:
+        late = list(self.server_state.connections)
+        log.warning("%d connections are still busy after drain_s", len(late))
+        for connection in late:
+            cast(Connection, connection).dismiss()
 
 
 def until_signalled(server: Server, sockets: list[socket.socket] | None = None) -> None:

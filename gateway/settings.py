@@ -55,7 +55,10 @@ class Settings(BaseModel):
     request_timeout_s: float = Field(3600.0, gt=0, description="until a request has ended, whatever it waits for")
     client_timeout_s: float = Field(120.0, gt=0, description="until a client that reads no more is given up")
     engine_wait_s: float = Field(5.0, ge=0, description="how long a request waits while no engine can serve it")
-    drain_s: float = Field(30.0, gt=0, description="how long requests may go on after SIGTERM")
+    drain_s: float = Field(30.0, gt=0, description="how long requests may go on after SIGTERM, or on a removed engine")
+    notice_s: float = Field(
+        5.0, ge=0, description="how long new requests are taken after SIGTERM where a balancer asks for readiness"
+    )
 
     attempts: int = Field(3, gt=0, description="how often one request is placed, the first time included")
     retry_share: float = Field(0.2, ge=0, description="retries may be this share of the requests of the last 10 s")
@@ -92,9 +95,9 @@ class Settings(BaseModel):
 LIVE = frozenset(
     """
     speculation_s learned_s session_s max_body_bytes max_answer_bytes body_timeout_s prefill_timeout_s
-    first_byte_timeout_s idle_timeout_s engine_wait_s drain_s attempts lease_margin_s health_interval_s health_timeout_s
-    vitals_interval_s stall_s probe_timeout_s eject_most eject_slow drift_alarm_s request_timeout_s require_prefill
-    api_keys_file log_level
+    first_byte_timeout_s idle_timeout_s engine_wait_s drain_s notice_s attempts lease_margin_s
+    health_interval_s health_timeout_s vitals_interval_s stall_s probe_timeout_s eject_most eject_slow drift_alarm_s
+    request_timeout_s require_prefill api_keys_file log_level
     """.split()
 )
 """Settings that a reload changes while requests run; all others need a restart."""

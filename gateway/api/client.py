@@ -4,7 +4,7 @@ import asyncio
 
 from gateway.dispatch.exchange import Headers
 from gateway.errors import ApiError
-from gateway.front.call import Call, Gone
+from gateway.front.call import Call, Dismissed, Gone
 
 DRAIN_BYTES = 256 << 20
 """How much of a refused body is read and thrown away, so that its sender gets to read the refusal."""
@@ -49,7 +49,7 @@ class Client:
 
 
 class Presence:
-    """Cancels the current task when the client leaves; use as a context manager around the work for it."""
+    """Cancels the current task when the client leaves or is dismissed; use as a context manager around the work."""
 
     __slots__ = ("_call", "_task")
 
@@ -62,10 +62,12 @@ class Presence:
         self._task = task
         if self._call.gone:
             raise Gone
+        if self._call.dismissed:
+            raise Dismissed
         self._call.left = task.cancel
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._call.left = None
-        if self._call.gone and kind is asyncio.CancelledError:
+        if kind is asyncio.CancelledError and (self._call.gone or self._call.dismissed):
             self._task.uncancel()
-            raise Gone from None
+            raise (Gone if self._call.gone else Dismissed) from None

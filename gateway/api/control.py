@@ -22,6 +22,7 @@ from gateway.index.lookup import Lookup
 from gateway.telemetry.merge import merge
 from gateway.telemetry.metrics import Metrics
 
+_BALANCER_S = 60.0
 WARM_S = 5.0
 """How long a gateway that could serve waits for its index; then it does without."""
 
@@ -39,7 +40,18 @@ class Readiness:
         self._policies = policies
         self._warm = False
         self._served_s = 0.0
+        self._asked_s = -_BALANCER_S
         self.draining = False
+
+    def asked(self) -> bool:
+        """Somebody wants to know: whether we are ready."""
+        self._asked_s = time.monotonic()
+        return self.ready
+
+    @property
+    def balanced(self) -> bool:
+        """Whether somebody asks now and then, and stops sending requests when we are not ready."""
+        return time.monotonic() < self._asked_s + _BALANCER_S
 
     @property
     def ready(self) -> bool:
@@ -155,12 +167,12 @@ def routes(keys: Keys, fleet: Fleet, metrics: Metrics, readiness: Readiness, sib
         except ApiError as error:
             return failed(error)
         answers = await others(request)
-        own = readiness.report() if verbose else {"ready": readiness.ready}
+        own = readiness.report() if verbose else {"ready": readiness.asked()}
         report = together([own, *(msgspec.json.decode(answer.content) for answer in answers)])
         return json(report, 200 if report["ready"] else 503)
 
     async def health(request: Request) -> Response:
-        ready = readiness.ready and all(answer.is_success for answer in await others(request))
+        ready = readiness.asked() and all(answer.is_success for answer in await others(request))
         return Response(status_code=200 if ready else 503)
 
     async def scrape(request: Request) -> Response:

@@ -11,9 +11,9 @@ from gateway.api.client import Client, Presence
 from gateway.dispatch.exchange import Exchange
 from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.relay import Cut, Stuck
-from gateway.errors import ApiError, model_not_found
+from gateway.errors import ApiError, model_not_found, unavailable
 from gateway.fleet.fleet import Fleet
-from gateway.front.call import Call, Gone
+from gateway.front.call import Call, Dismissed, Gone
 from gateway.index.lookup import Lookup
 from gateway.prompt import body as bodies
 from gateway.prompt.apis import RESPONSES, Api
@@ -81,6 +81,10 @@ class Serving:
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
         except Gone:
             pass
+        except Dismissed:
+            outcome = "dismissed"
+            log.warning("request %s: ended because the gateway ends", request_id.decode())
+            client.fail(unavailable("The gateway is shutting down.", "shutting_down"))
         except ApiError as error:
             outcome = "rejected" if error.status < 500 else "failed"
             client.fail(error)

@@ -18,6 +18,10 @@ class Gone(Exception):
     """The client closed its connection."""
 
 
+class Dismissed(Exception):
+    """The gateway ends before the request could."""
+
+
 class Line(Protocol):
     """The connection that a call came in on."""
 
@@ -59,6 +63,7 @@ class Call:
         "_pieces",
         "_waiter",
         "complete",
+        "dismissed",
         "ended",
         "gone",
         "headers",
@@ -85,8 +90,10 @@ class Call:
         self.started = False
         self.ended = False
         self.gone = False
+        self.dismissed = False
+        """Whether the gateway ends before the answer could."""
         self.left: Callable[[], object] | None = None
-        """Called once when the client leaves before the end of its answer."""
+        """Called once when the client leaves, or is dismissed, before the end of its answer."""
         self._pieces: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""  # of the answer, until it leaves with the first piece
@@ -104,13 +111,15 @@ class Call:
         """The whole body; None if it has more than `limit` bytes.
 
         Of a body that is too large up to `drain` bytes are read and thrown away, so that its sender gets to read the
-        refusal. Raises `Gone`, and `TimeoutError` when nothing comes for `idle_s` seconds.
+        refusal. Raises `Gone`, `Dismissed`, and `TimeoutError` when nothing comes for `idle_s` seconds.
         """
         if not (self.complete or self.received) and self._expects():
             self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self.complete and self.received <= drain:
             if self.gone:
                 raise Gone
+            if self.dismissed:
+                raise Dismissed
             if self.received > limit:
                 self._pieces.clear()
             self._line.resume_reading()
@@ -154,6 +163,15 @@ class Call:
             self._wake()
         if self.left is not None:
             self.left()
+
+    def dismiss(self) -> None:
+        """Whoever answers shall come to an end now."""
+        if not self.ended:
+            self.dismissed = True
+            if self._waiter is not None:
+                self._wake()
+            if self.left is not None:
+                self.left()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

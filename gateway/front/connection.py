@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         call.method = parser.get_method()
         call.version = parser.get_http_version()
-        call.keep_alive = parser.should_keep_alive() and call.version == "1.1"
+        call.keep_alive = parser.should_keep_alive() and call.version == "1.1" and not self._ending
         if self._answering is None:
             self._answer(call)
         else:
@@ -187,6 +187,18 @@ class Connection(asyncio.Protocol):
             self._deadline.set(self.loop.time() + self._keep_alive_s)
 
     # What the server calls.
+
+    def retire(self) -> None:
+        """Answer one request more at most, so that the client turns to another gateway by itself."""
+        self._ending = True
+        if self._answering is not None:
+            self._answering.keep_alive = False
+
+    def dismiss(self) -> None:
+        """End now: what is being answered ends with an error that its client can read."""
+        self.shutdown()
+        if self._answering is not None:
+            self._answering.dismiss()
 
     def shutdown(self) -> None:
         """Come to an end: the present request is answered, and no other."""

@@ -77,12 +77,14 @@ class _Crew:
         self._context = get_context("spawn")
         self._up = self._context.Event()
         self._processes: dict[int, SpawnProcess] = {}
+        self._told: set[int] = set()
+        """Workers that were told to end; a second time would be at once."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for ending in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(ending, self._stop)
+            loop.add_signal_handler(ending, self._stop, ending)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         count = self._settings.workers
         where = f"http://{self._settings.host}:{self._shared.getsockname()[1]}"
@@ -99,12 +101,16 @@ class _Crew:
             for process in self._processes.values():
                 process.kill()
 
-    def _stop(self) -> None:
+    def _stop(self, ending: signal.Signals) -> None:
         """The first time: everybody ends in order. The second time: at once."""
         for process in self._processes.values():
-            if process.is_alive():
-                (process.kill if self._stopping.is_set() else process.terminate)()
+            self._end_one(process, signal.SIGKILL if self._stopping.is_set() else ending)
         self._stopping.set()
+
+    def _end_one(self, process: SpawnProcess, how: signal.Signals) -> None:
+        if process.is_alive() and process.pid is not None:
+            self._told.add(process.pid)
+            os.kill(process.pid, how)
 
     def _reload(self) -> None:
         """Everybody reads fleet file, settings and keys again; who is started later reads them anyway."""
@@ -157,9 +163,10 @@ class _Crew:
         try:
             await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not ended.is_set():
-                if process.is_alive():
-                    process.terminate()  # the signal may have come before it was in our book
-                _, late = await asyncio.wait((waiting,), timeout=self._settings.drain_s + GRACE_S)
+                if process.pid not in self._told:  # the signal came before it was in our book
+                    self._end_one(process, signal.SIGTERM)
+                limit_s = self._settings.notice_s + self._settings.drain_s + GRACE_S
+                _, late = await asyncio.wait((waiting,), timeout=limit_s)
                 if late:
                     process.kill()
                     await waiting

@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,18 @@ class Crew:
     decode: Double
 
     def workers(self) -> list[psutil.Process]:
-        return [p for p in psutil.Process(self.process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+        return self._children(lambda process: "spawn_main" in " ".join(process.cmdline()))
 
     def valkey(self) -> list[psutil.Process]:
-        return [p for p in psutil.Process(self.process.pid).children() if "valkey" in p.name()]
+        return self._children(lambda process: "valkey" in process.name())
+
+    def _children(self, wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it ended just now
+                if wanted(child):
+                    found.append(child)
+        return found
 
     async def ask(self, **more: Any) -> httpx.Response:
         """One request on a connection of its own, which any worker may accept."""
@@ -83,8 +91,15 @@ async def crew() -> AsyncIterator[Crew]:
 async def ended(processes: list[psutil.Process]) -> None:
     """Wait until none of them is there."""
     async with asyncio.timeout(20):
-        while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+        while any(_runs(process) for process in processes):
             await asyncio.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def metric(url: str, name: str) -> float:
