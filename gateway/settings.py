@@ -61,6 +61,7 @@ class Settings(BaseModel):
     )
 
     attempts: int = Field(3, gt=0, description="how often one request is placed, the first time included")
+    migrations: int = Field(3, ge=0, description="how often a stream may go on at another engine when its own dies")
     retry_share: float = Field(0.2, ge=0, description="retries may be this share of the requests of the last 10 s")
     retry_floor: int = Field(50, ge=0, description="retries in 10 s that are allowed whatever the traffic")
     require_prefill: bool = Field(

@@ -55,15 +55,16 @@ class Choice:
         return Delta(self.number, text, fresh, self.finish, self.stop_reason)
 
     def _cut(self, text: str, ask: Ask, engine: Engine, ended: str | None) -> tuple[str, str | None]:
-        found = min(((at, word) for word in ask.stop if (at := text.find(word)) >= 0), default=None)
+        keep = max(len(word) for word in ask.stop) - 1
+        before = self.text[-keep:] if ask.keep_stop and keep else ""  # sent already: only what is cut off is held back
+        whole = before + text
+        found = min(((at, word) for word in ask.stop if (at := whole.find(word)) >= 0), default=None)
         if found is not None and len(self.ids) >= ask.sampling.min_tokens:
             at, self.stop_reason = found
             engine.abort(self.sequence, "stop")
-            return text[: at + len(found[1]) if ask.keep_stop else at], "stop"
-        if ended is None:
-            keep = max(len(word) for word in ask.stop) - 1
-            if keep:
-                text, self._held = text[:-keep], text[-keep:]
+            return whole[len(before) : at + len(found[1]) if ask.keep_stop else at], "stop"
+        if ended is None and keep and not ask.keep_stop:
+            text, self._held = text[:-keep], text[-keep:]
         return text, ended
 
 

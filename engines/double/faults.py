@@ -33,8 +33,10 @@ class Faults:
     """hang the next N requests only; 0: all, while `hang` is set"""
     cut_after: int = 0
     """close the connection without warning after this many chunks of a stream (SSE events); 0: never"""
+    fail_after: int = 0
+    """as if the engine's core died: after this many chunks a stream ends in order, with an error event; 0: never"""
     cut_next: int = 0
-    """cut the next N streams only; 0: all, while `cut_after` is set"""
+    """cut (or fail) the next N streams only; 0: all, while `cut_after` or `fail_after` is set"""
     health_status: int = 200
     """status of `/health`"""
     refuse: bool = False
@@ -94,11 +96,11 @@ class Faults:
                 self.hang = ""
         return mode
 
-    def draw_cut(self) -> int:
-        """After how many chunks to cut the next stream; 0: not."""
-        after = self.cut_after
-        if after and self.cut_next > 0:
+    def draw_cut(self) -> tuple[int, int]:
+        """After how many chunks to cut the next stream, and to end it with an error; 0: not."""
+        after = self.cut_after, self.fail_after
+        if any(after) and self.cut_next > 0:
             self.cut_next -= 1
             if not self.cut_next:
-                self.cut_after = 0
+                self.cut_after = self.fail_after = 0
         return after

@@ -88,14 +88,19 @@ async def _whole(double: "Double", asked: Ask, choices: list[Choice], form: Form
 
 async def _stream(double: "Double", asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
     engine = double.engine
-    left = double.faults.draw_cut() or -1
+    cut, fail = double.faults.draw_cut()
+    left, sound = cut or -1, fail or -1
 
     async def put(events: list[bytes]) -> None:
-        nonlocal left
+        nonlocal left, sound
         for event in events:
             if not left:
                 raise CutError
+            if not sound:
+                sound = -1
+                raise FailedError
             left -= 1
+            sound -= 1
             await send({"type": "http.response.body", "body": event, "more_body": True})
 
     await send(start(200, EVENTS))

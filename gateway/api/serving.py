@@ -154,6 +154,7 @@ class Serving:
         return Exchange(
             api=api,
             fields=fields,
+            original=fields,
             sight=sight,
             session=session,
             times=times,

@@ -19,6 +19,7 @@ from gateway.prompt.body import FALSE, ONE, TRUE, Fields, edit
 
 PARAMS = "kv_transfer_params"
 _ASK = b'{"do_remote_decode":true,"do_remote_prefill":false}'
+_RETURN_IDS = {"return_token_ids": TRUE}
 _EMPTY = (b"null", b"[]", b"[[]]")
 
 PREFILL_DROPS = frozenset(
@@ -166,11 +167,18 @@ def receive(
     return Prefilled(transfer, decoded.usage.cached, decoded.ids)
 
 
-def decode_body(api: Api, fields: Fields, params: Raw, ids: Raw | None = None) -> bytes:
-    """Leg 2: the request itself, where its KV is, and the ids that stood for the prompt on leg 1."""
-    return edit(fields, (), _carried(api, bytes(params), ids))
+def decode_body(api: Api, fields: Fields, params: Raw, ids: Raw | None = None, return_ids: bool = False) -> bytes:
+    """Leg 2: the request itself, where its KV is, and the ids that stood for the prompt on leg 1.
+
+    `return_ids` asks for those of the prompt and of all that is generated.
+    """
+    return edit(fields, (), {**_carried(api, bytes(params), ids), **(_RETURN_IDS if return_ids else {})})
 
 
-def whole_body(fields: Fields) -> bytes:
-    """The request for one engine alone."""
-    return edit(fields, (), {})
+def whole_body(api: Api, fields: Fields, ids: Raw | None = None, return_ids: bool = False) -> bytes:
+    """The request for one engine alone. `ids` stand for the prompt."""
+    put = _RETURN_IDS if return_ids else {}
+    if ids is not None:
+        named = {"prompt": ids} if api is COMPLETIONS else {PARAMS: Raw(b'{"prompt_token_ids":%b}' % bytes(ids))}
+        put = {**put, **named}
+    return edit(fields, (), put)

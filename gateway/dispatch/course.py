@@ -7,13 +7,24 @@ from gateway.dispatch.verdict import Failure, Left, Leg, Next, Verdict, decide
 class Course:
     """The memory of one request's attempts."""
 
-    __slots__ = ("_budget", "_free", "_refusals", "_tries", "avoid", "deadline_s", "migrated", "migrations", "whole")
+    __slots__ = (
+        "_budget",
+        "_free",
+        "_most",
+        "_refusals",
+        "_tries",
+        "avoid",
+        "deadline_s",
+        "migrated",
+        "migrations",
+        "whole",
+    )
 
     def __init__(self, budget: RetryBudget, deadline_s: float, tries: int, engines: int, migrations: int) -> None:
         """`deadline_s` on the clock that `after` is told; `engines` is the size of the fleet."""
         self._budget = budget
         self.deadline_s = deadline_s
-        self._tries = tries - 1
+        self._tries = self._most = tries - 1
         self._free = True
         self._refusals = engines
         self.migrations = migrations
@@ -63,6 +74,7 @@ class Course:
         self._tries -= verdict.tries
         if verdict.next is Next.MIGRATE:
             self.migrated += 1
+            self._tries = self._most
         if verdict.next is Next.WHOLE:
             self.whole = verdict.why
         if failure.cause != "refused" or failure.begun:  # else the fleet knows it is down, until it is up again

@@ -4,6 +4,7 @@ import time
 
 import msgspec
 
+from gateway.dispatch.trail import Trail
 from gateway.index.sight import Sight
 from gateway.prompt.apis import Api
 from gateway.prompt.body import Fields
@@ -42,6 +43,16 @@ class Exchange(msgspec.Struct):
     placement: Placement | None = None
     ids: msgspec.Raw | None = None
     """Token ids, a JSON list, that stand for the prompt on both legs of the current attempt."""
+    ids_count: int = 0
+    """How many."""
+    original: Fields = msgspec.field(default_factory=dict)
+    """The client's fields; `fields` asks for what is left of them."""
+    given: bytes | None = None
+    """Ids (uint32) of a prompt with the beginning of its answer: the request goes on with a stream."""
+    stays: str = "it is not streamed"
+    """Why its stream cannot go on at another engine; empty if it can."""
+    trail: Trail | None = None
+    """What was delivered of its stream."""
     ask_ids: bool = False
     """Whether the prefill engine shall return its own ids."""
     cached_tokens: int | None = None
@@ -64,6 +75,11 @@ class Exchange(msgspec.Struct):
     def stays_whole(self, why: str) -> None:
         """From here on this request is not split."""
         self.request = msgspec.structs.replace(self.request, whole=why)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client was sent a part of the answer."""
+        return self.given is not None
 
     def engine_headers(self, span: Span) -> Headers:
         """Headers of one leg."""

@@ -26,7 +26,12 @@ def plan(sight: Sight, api: Api, fields: Fields, prefill: Engine, decode: Engine
         return None, True
     if namespace.prompts.why or not fit(api, fields, prefill, decode):
         return None, False
-    return Raw(msgspec.json.encode(array("I", reading.ids).tolist())), False
+    return as_json(reading.ids), False
+
+
+def as_json(ids: bytes) -> Raw:
+    """Ids (uint32) as a JSON list."""
+    return Raw(msgspec.json.encode(array("I", ids).tolist()))
 
 
 def fit(api: Api, fields: Fields, *engines: Engine) -> bool:

@@ -9,13 +9,15 @@ import time
 from typing import NamedTuple, Protocol
 
 from gateway.connector.lease import Transfer
-from gateway.dispatch import ids, legs
+from gateway.dispatch import ids, legs, migrate
 from gateway.dispatch.budget import RetryBudget
 from gateway.dispatch.course import Course
 from gateway.dispatch.exchange import Exchange, Headers
 from gateway.dispatch.failure import LegFailed, Reply
 from gateway.dispatch.legs import Opened
+from gateway.dispatch.migrate import Stays
 from gateway.dispatch.relay import Cut, Tally, relay
+from gateway.dispatch.trail import Trail
 from gateway.dispatch.verdict import SPENT, Failure, Leg, Next
 from gateway.dispatch.watchdog import Overdue, Watchdog
 from gateway.errors import ApiError, unavailable
@@ -23,6 +25,7 @@ from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import OK, Fleet
 from gateway.index.lookup import Lookup
+from gateway.prompt.body import flag
 from gateway.routing.router import Router
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
@@ -81,7 +84,9 @@ class Dispatcher:
         settings = self._settings
         x.deadline = x.started + settings.request_timeout_s
         self._budget.seen(x.started)
-        course = Course(self._budget, x.deadline, settings.attempts, len(self._fleet.engines), 0)
+        course = Course(self._budget, x.deadline, settings.attempts, len(self._fleet.engines), settings.migrations)
+        if x.stream:
+            x.stays = migrate.stays(x.api, x.fields) if settings.migrations else "migrations are off"
         try:
             with self._watchdog.watch(x):
                 return await self._run(x, course, client)
@@ -92,6 +97,7 @@ class Dispatcher:
     async def _run(self, x: Exchange, course: Course, client: Client) -> int:
         """Attempts, one after the other, until one answers or nothing more is to be tried."""
         failure: LegFailed | None = None
+        cut: Cut | None = None
         kept: Kept | None = None
         while True:
             x.step = "wait"
@@ -115,6 +121,14 @@ class Dispatcher:
                     return await self._decode(x, decode, transfer, prefill, client, booking)
                 except LegFailed as failed:
                     failure = failed
+                except Cut as broken:
+                    cut = broken
+            if cut is not None:
+                if await self._ended(x, course, cut, decode, client):
+                    return 200
+                failure = cut = kept = None
+                continue
+            assert failure is not None
             usable = transfer is not None and transfer.fresh(asyncio.get_running_loop().time())
             follows = self._learn(x, course, failure, prefill, decode, usable)
             if follows is Next.FAIL:
@@ -166,8 +180,15 @@ class Dispatcher:
             x.predicted = {leg: x.sight.exact(engine.url) for leg, engine in each}
         self._lookup.placed(x.sight, engines, x.session)
         x.ids, x.ask_ids = None, False
+        x.ids_count = x.request.prompt_tokens
+        if x.given is not None:
+            x.ids = ids.as_json(x.given)
+            return
         if prefill is not None:
             x.ids, x.ask_ids = ids.plan(x.sight, x.api, x.fields, prefill, decode)
+        x.trail = None
+        if not x.stays and decode.takes_ids:
+            x.trail = Trail(x.api, flag(x.fields, "return_token_ids"), migrate.wants_usage(x.fields))
 
     async def _prefill(self, x: Exchange, engine: Engine | None, decode: Engine, booking: Booking) -> Transfer | None:
         if engine is None:
@@ -238,11 +259,12 @@ class Dispatcher:
         try:
             model = x.request.model
             ttft_s = tally.first_s - x.started
-            self._metrics.ttft(model).observe(ttft_s)
             span.event("first_token")
             x.step = "stream"
-            client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
-            await relay(answer, opened.first, client, self._settings, tally)
+            if not x.begun:
+                self._metrics.ttft(model).observe(ttft_s)
+                client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
+            await relay(answer, opened.first, client, self._settings, tally, x.trail)
             client.end()
         finally:
             answer.close()
@@ -250,8 +272,51 @@ class Dispatcher:
         if (gap_s := tally.gap_s) is not None:
             self._metrics.itl(model).observe(gap_s)
             engine.pace.streamed(engine.decoding, engine.decoding_tokens, gap_s)
-        self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
+        if not x.begun:
+            self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
         return answer.status
+
+    async def _ended(self, x: Exchange, course: Course, cut: Cut, decode: Engine, client: Client) -> bool:
+        """A stream broke. True: nothing was missing but its end. False: it is to go on elsewhere. Raises `Cut`."""
+        trail = x.trail
+        if trail is not None and not trail.lost and (trail.finished or trail.done):
+            if not trail.done:
+                client.write(trail.closing())
+            client.end()
+            self._metrics.migrations("completed").inc()
+            return True
+        others = self._fleet.snapshot(x.request.model, x.sight, course.avoid | {decode.name}) is not None
+        what = Failure(Leg.DECODE, cut.cause, lasting=x.lasting, begun=True)
+        verdict = course.after(
+            what, time.perf_counter(), None, decode.name, others, exact=trail is not None and not trail.lost
+        )
+        self._metrics.verdicts(verdict.next.name.lower()).inc()
+        why = verdict.why
+        if verdict.next is Next.MIGRATE and trail is not None:
+            try:
+                made = await self._move(x, course, trail)
+            except Stays as stays:
+                why = str(stays)
+            else:
+                self._metrics.migrations("moved").inc()
+                log.warning("request %s: %s; %d tokens go on elsewhere", x.engine_id.decode(), cut, made)
+                return False
+        self._metrics.migrations("stayed").inc()
+        log.warning("request %s: the stream ends: %s", x.engine_id.decode(), x.stays or (trail and trail.lost) or why)
+        raise cut
+
+    async def _move(self, x: Exchange, course: Course, trail: Trail) -> int:
+        """Make of `x` the request for the rest of its stream; returns the tokens that are there. Raises `Stays`."""
+        course.avoid |= {engine.name for engine in self._fleet if not engine.takes_ids}
+        snapshot = self._fleet.snapshot(x.request.model, x.sight, course.avoid)
+        if snapshot is None:
+            raise Stays("no other engine takes token ids")
+        reader = self._fleet.engines[snapshot.decoders[0].name]
+        made, seam = await migrate.prove(x, trail, reader, min(self._settings.health_timeout_s, x.left_s()))
+        trail.go_on(made, seam)
+        prompt = migrate.rest(x, trail, len(made))
+        x.sight = await self._lookup.again(x.sight, x.request.model, prompt)
+        return len(made)
 
     def _learn(
         self, x: Exchange, course: Course, failed: LegFailed, prefill: Engine | None, decode: Engine, usable: bool
@@ -279,6 +344,8 @@ class Dispatcher:
         """Pass on an engine's own last word, or say in ours what went wrong."""
         if failure is None or failure.cause == "refused":
             raise unavailable("No engine could be reached.", "engine_unreachable")
+        if x.begun:
+            raise Cut(str(failure), failure.cause)
         if failure.reply is not None:
             return _reply(x, failure.reply, client)
         timeout = failure.cause in ("timeout", "late")

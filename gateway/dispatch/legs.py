@@ -39,7 +39,7 @@ async def prefill(x: Exchange, engine: Engine, settings: Settings) -> Prefilled:
             raise LegFailed(Leg.PREFILL, engine.name, cause_of_status(reply.status), f"status {reply.status}")
         now = asyncio.get_running_loop().time()
         try:
-            expected = x.sight.reading.tokens if x.ids is not None else None
+            expected = x.ids_count if x.ids is not None else None
             prefilled = nixl_pull.receive(reply.body, now, engine.lease_s, settings.lease_margin_s, expected)
         except Incomplete as error:
             raise LegFailed(Leg.PREFILL, engine.name, "incomplete", str(error)) from None
@@ -68,10 +68,10 @@ async def decode(
     first_byte_s = min(settings.first_byte_timeout_s, x.left_s())
     leased = False
     if transfer is None:
-        body = nixl_pull.whole_body(x.fields)
+        body = nixl_pull.whole_body(x.api, x.fields, x.ids, x.trail is not None)
     else:
         try:
-            body = nixl_pull.decode_body(x.api, x.fields, transfer.take(now), x.ids)
+            body = nixl_pull.decode_body(x.api, x.fields, transfer.take(now), x.ids, x.trail is not None)
         except Stale:
             raise LegFailed(Leg.DECODE, engine.name, "late", "the lease ended between the legs") from None
     expiry = None

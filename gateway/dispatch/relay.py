@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.dispatch.failure import cause_of
+from gateway.dispatch.trail import Trail
+from gateway.dispatch.verdict import Cause
 from gateway.settings import Settings
 from gateway.wire.answer import Answer
 from gateway.wire.errors import WireError
@@ -30,6 +33,10 @@ HELD_LIMIT = 1 << 20
 
 class Cut(Exception):
     """The engine's stream ended before its end; what was delivered ends with a whole event."""
+
+    def __init__(self, why: str, cause: Cause = "closed") -> None:
+        super().__init__(why)
+        self.cause: Cause = cause
 
 
 class Stuck(Exception):
@@ -56,6 +63,8 @@ class _Flow:
 
     __slots__ = ("_held", "_tally", "_write")
 
+    limit = HELD_LIMIT
+
     def __init__(self, write: Callable[[bytes], bool], tally: Tally) -> None:
         self._write = write
         self._tally = tally
@@ -69,15 +78,37 @@ class _Flow:
             end = piece.rfind(b"\n\n") + 2
             if end > 1:
                 piece, self._held = piece[:end], piece[end:]
-            elif len(piece) < HELD_LIMIT:
+            elif len(piece) < self.limit:
                 self._held = piece
                 return True
-        self._tally.events += piece.count(b"\n\n")
-        return self._write(piece)
+        count = piece.count(b"\n\n")
+        self._tally.events += count
+        return self._pass(piece, count)
+
+    def _pass(self, events: bytes, count: int) -> bool:
+        return self._write(events)
 
     def finish(self) -> None:
         if self._held:
             self._write(self._held)
+
+
+class _Followed(_Flow):
+    """The same for a stream whose trail is kept."""
+
+    __slots__ = ("_trail",)
+
+    limit = 16 * HELD_LIMIT  # the first event brings the ids of the whole prompt
+
+    def __init__(self, write: Callable[[bytes], bool], tally: Tally, trail: Trail) -> None:
+        super().__init__(write, tally)
+        self._trail = trail
+
+    def _pass(self, events: bytes, count: int) -> bool:
+        trail = self._trail
+        events = trail(events, count)
+        more = self._write(events) if events else True
+        return more and not (trail.broken or trail.stopped)
 
 
 async def drained(out: Out, within_s: float) -> None:
@@ -89,18 +120,26 @@ async def drained(out: Out, within_s: float) -> None:
         raise Stuck(f"the client took nothing for {within_s:g} s") from None
 
 
-async def relay(answer: Answer, first: bytes, out: Out, settings: Settings, tally: Tally) -> None:
+async def relay(
+    answer: Answer, first: bytes, out: Out, settings: Settings, tally: Tally, trail: Trail | None = None
+) -> None:
     """Send the whole stream; `first` is its first piece. Raises `Cut` and `Stuck`."""
-    flow = _Flow(out.write, tally)
+    flow = _Flow(out.write, tally) if trail is None else _Followed(out.write, tally, trail)
     full = not flow(first)
     while True:
+        if trail is not None and trail.broken:
+            raise Cut(trail.broken, "error")
+        if trail is not None and trail.stopped:
+            break
         if full:
             await drained(out, settings.client_timeout_s)
         try:
             full = await answer.pour(flow, settings.idle_timeout_s)
         except WireError as error:
-            raise Cut(str(error)) from error
+            raise Cut(str(error), cause_of(error)) from error
         if not full:
             break
+    if trail is not None and trail.broken:
+        raise Cut(trail.broken, "error")
     flow.finish()
     tally.last_s = time.perf_counter()

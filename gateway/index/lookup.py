@@ -18,7 +18,7 @@ from gateway.index.namespace import Namespace
 from gateway.index.sight import Sight
 from gateway.prompt.apis import Api
 from gateway.prompt.body import Fields
-from gateway.prompt.reading import BYTES_PER_TOKEN, Reading
+from gateway.prompt.reading import BYTES_PER_TOKEN, Reading, of_ids
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 
@@ -80,6 +80,18 @@ class Lookup:
             return (await namespace.index.match(b"")).others.get(engine.url)
         except Unavailable:
             return None
+
+    async def again(self, sight: Sight, model: str, ids: bytes) -> Sight:
+        """Look a longer prompt up whose ids (little-endian uint32) are known; one that goes on where `sight` ended."""
+        namespace = sight.namespace
+        if namespace is None or sight.reading.ids is None:
+            return sight
+        lora = self._fleet.base(model)[1]
+        reading = of_ids(ids, namespace.prompts.model, namespace.prompts.block_size, lora)
+        try:
+            return Sight(reading, await namespace.index.match(reading.hashes), namespace)
+        except Unavailable:
+            return Sight(reading, namespace=namespace)
 
     def placed(self, sight: Sight, engines: Sequence[Engine], session: bytes = b"") -> None:
         """A prompt goes to these engines, the one that decodes last: the next one like it should know."""

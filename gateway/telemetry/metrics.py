@@ -74,6 +74,11 @@ class Metrics:
         )
         self.retries = counter("baton_retries", "Legs that failed and what followed.", "leg", "cause")
         self.verdicts = counter("baton_verdicts", "What followed failed legs.", "next")
+        self.migrations = counter(
+            "baton_migrations",
+            "Streams whose engine died: moved, completed, or stayed (ended with an error).",
+            "outcome",
+        )
         self.retry_budget_spent = counter("baton_retry_budget_spent", "Requests failed for want of retry budget.")
         self.overdue = counter("baton_overdue_requests", "Requests that the watchdog ended, by their step.", "step")
         self.transfers = counter("baton_transfers", "KV transfers by what became of their parameters.", "outcome")
