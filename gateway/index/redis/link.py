@@ -16,6 +16,8 @@ FAILURES = 5
 """So many in a row, and nothing is asked any more but one call every `PROBE_S`."""
 
 PROBE_S = 0.5
+SILENT_S = 2.0
+"""A server that has said nothing for so long, though it was asked, is looked for anew."""
 _CONNECT_S = 2.0
 _SENTINEL_S = 0.5
 
@@ -74,6 +76,8 @@ class Link:
             reply = await answer
         except (TimeoutError, ConnectionError) as error:
             self._failures += 1
+            if self._failures >= FAILURES and time.monotonic() > wire.heard_s + SILENT_S:
+                wire.abandon()  # a host that vanished never closes a connection
             raise Unavailable(str(error) or "the index was too slow") from None
         except ServerError as error:
             if str(error).startswith(DEMOTED):

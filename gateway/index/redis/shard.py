@@ -1,9 +1,11 @@
 """One shard: a complete index for the prompts whose first block falls into it. All its keys share one hash tag."""
 
+import asyncio
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from struct import Struct, iter_unpack
 from typing import Any, TypeVar
 
@@ -63,6 +65,7 @@ class Shard:
         self._gateway = gateway
         self._names = names
         self._restore = restore
+        self._mending: asyncio.Task[None] | None = None
         self._version = b""
         self._holders: dict[int, Holder] = {}
         # What all matches have in common, packed once; and what they have until a bucket's turn ends.
@@ -95,11 +98,11 @@ class Shard:
         try:
             reply = await self._link.call(command, count, budget_s)
         except ServerError as error:
-            await self._refused(error)
+            self._mend(error)
             raise Unavailable(str(error)) from None
         version, depths, short, long, bound, others = reply
         if version != self._version:
-            await self._learn_slots()
+            await self._learn_slots(budget_s)
         holders = self._holders
         held = {holders[slot]: depth for slot, depth in iter_unpack(">HI", depths) if slot in holders}
         return Match(
@@ -192,10 +195,19 @@ class Shard:
         else:
             log.warning("redis: %s", error)
 
-    async def _learn_slots(self) -> None:
+    def _mend(self, error: ServerError) -> None:
+        """The same, beside the requests: no lookup waits for it."""
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.create_task(self._mended(error))
+
+    async def _mended(self, error: ServerError) -> None:
+        with suppress(Unavailable):
+            await self._refused(error)
+
+    async def _learn_slots(self, budget_s: float) -> None:
         """Who is in which slot now."""
         try:
-            reply = await self._link.call(pack(b"HGETALL", self.meta), 1, PATIENCE_S)
+            reply = await self._link.call(pack(b"HGETALL", self.meta), 1, budget_s)
         except ServerError as error:
             raise Unavailable(str(error)) from None
         meta = dict(zip(reply[::2], reply[1::2], strict=True))

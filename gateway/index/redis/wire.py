@@ -5,6 +5,7 @@ redis-py's pipeline costs some 50 µs of CPU for a call; this costs a third of t
 """
 
 import asyncio
+import time
 from collections import deque
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ class Wire(asyncio.Protocol):
         self._waiting: deque[asyncio.Future[Any] | None] = deque()  # None: nobody waits for this answer
         self.transport: asyncio.Transport | None = None
         self.closed = False
+        self.heard_s = time.monotonic()
+        """When the server said something last, or this was made."""
         self._posted = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,6 +73,7 @@ class Wire(asyncio.Protocol):
             self.transport.write(posted)
 
     def data_received(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             answer = self._waiting.popleft()
@@ -92,6 +96,12 @@ class Wire(asyncio.Protocol):
                 answer.set_exception(ConnectionError("the connection to Redis was lost"))
                 answer.exception()
         self._waiting.clear()
+
+    def abandon(self) -> None:
+        """Nothing more is expected of the server at the other end: who asks next gets another connection."""
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
 
     def close(self) -> None:
         if self.transport is not None:
