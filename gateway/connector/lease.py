@@ -14,13 +14,14 @@ class Used(Exception):
 class Transfer:
     """What a prefill engine returned for the decode engine to fetch. Times are the loop's, in seconds."""
 
-    __slots__ = ("_params", "_used", "deadline", "prompt_tokens")
+    __slots__ = ("_params", "_used", "deadline", "ends_s", "prompt_tokens")
 
     def __init__(self, params: Raw, prompt_tokens: int, answered_s: float, lease_s: float, margin_s: float) -> None:
         self._params = params
         self._used = False
         self.prompt_tokens = prompt_tokens
-        self.deadline = answered_s + lease_s - margin_s
+        self.ends_s = answered_s + lease_s
+        self.deadline = self.ends_s - margin_s
 
     def left_s(self, now_s: float) -> float:
         """Seconds in which a read is safe; negative when it is too late."""
@@ -38,6 +39,11 @@ class Transfer:
     def unsent(self) -> None:
         """What was taken was certainly not sent to anybody: it is as good as before."""
         self._used = False
+
+    @property
+    def sent(self) -> bool:
+        """Whether somebody may have been told of it."""
+        return self._used
 
     def fresh(self, now_s: float) -> bool:
         """Whether `take` would succeed."""

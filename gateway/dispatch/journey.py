@@ -49,6 +49,10 @@ HOP_BY_HOP = frozenset(
 _NOT_RELAYED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"x-request-id"}
 
 
+_UNTOLD = ("refused", "stale", "closed", "timeout", "bad_answer", "late")
+"""Failures of a decode engine after which it may never tell the prefill engine that it does not want the KV."""
+
+
 class Client(Protocol):
     """Where the answer goes."""
 
@@ -121,6 +125,8 @@ class Dispatcher:
                     return await self._decode(x, decode, transfer, prefill, client, booking)
                 except LegFailed as failed:
                     failure = failed
+                    if prefill is not None:
+                        self._left(x, failed, prefill, transfer)
                 except Cut as broken:
                     cut = broken
             if cut is not None:
@@ -275,6 +281,15 @@ class Dispatcher:
         if not x.begun:
             self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
         return answer.status
+
+    def _left(self, x: Exchange, failed: LegFailed, prefill: Engine, transfer: Transfer | None) -> None:
+        """A hand-over failed: if no decode engine will say so, the KV stays until the lease ends."""
+        now = asyncio.get_running_loop().time()
+        if transfer is None:
+            if failed.cause == "incomplete":
+                prefill.leftover.add(x.request.prompt_tokens, now + prefill.lease_s)
+        elif not transfer.fresh(now) and (not transfer.sent or failed.cause in _UNTOLD):
+            prefill.leftover.add(transfer.prompt_tokens, transfer.ends_s)
 
     async def _ended(self, x: Exchange, course: Course, cut: Cut, decode: Engine, client: Client) -> bool:
         """A stream broke. True: nothing was missing but its end. False: it is to go on elsewhere. Raises `Cut`."""

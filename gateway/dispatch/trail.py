@@ -113,9 +113,11 @@ class Trail:
         if event == DONE:
             self.done = True
             return event
-        if is_error(event):
+        if is_error(event) and not self.lost:
             self.broken = "an error in the stream"
             return b""
+        if self.lost and not self.moved:
+            return event if self._wants_ids else _ID_LISTS.sub(rb',"\1token_ids":null', event)
         try:
             chunk = _chunk(event[6:])
             return self._parsed(event, chunk)

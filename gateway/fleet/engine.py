@@ -1,11 +1,13 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
+import asyncio
 from enum import StrEnum
 from typing import Literal, Protocol, Self
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
 from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
+from gateway.fleet.leftover import Leftover
 from gateway.fleet.pace import Pace
 from gateway.fleet.wanted import Wanted
 from gateway.index.contract import InFlight
@@ -105,6 +107,8 @@ class Engine:
         self.pace = pace or Pace()
         self.kv_tokens = 0
         """Tokens of KV that fit into it, as it says; 0 while unknown."""
+        self.leftover = Leftover()
+        """KV that nobody will fetch."""
         self._others = _NO_LOAD
         self.prefill_us = 0
         self.coming_requests = 0
@@ -200,6 +204,13 @@ class Engine:
         others = self._others
         return self.decode_requests - self.coming_requests + others.decode_requests - others.coming_requests
 
+    @property
+    def kv_room(self) -> int:
+        """Tokens of KV that fit beside what waits there for nobody; 0 while unknown."""
+        if not (self.leftover and self.kv_tokens):
+            return self.kv_tokens
+        return max(1, self.kv_tokens - self.leftover.tokens(asyncio.get_running_loop().time()))
+
     def view(self, sight: Sight, role: contract.Role) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""
         url = self.url
@@ -223,7 +234,7 @@ class Engine:
             offloaded_tokens=offloaded,
             session=sight.bound == url,
             prefill_s=(self.prefill_us + others.prefill_us) * 1e-6 * pace.lateness,
-            kv_tokens=self.kv_tokens,
+            kv_tokens=self.kv_room,
             speed=pace.speed,
         )
 

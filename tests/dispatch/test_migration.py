@@ -4,14 +4,25 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
+from msgspec import Raw
 
 import policies.contract as contract
 from engines.double import Double
+from engines.double.tokens import SINGLES, encode
+from engines.fleet import Role
+from gateway.dispatch.exchange import Exchange
+from gateway.dispatch.migrate import Stays, prove
+from gateway.dispatch.seam import Seam
+from gateway.dispatch.trail import Trail
+from gateway.fleet.engine import Engine
+from gateway.prompt.apis import COMPLETIONS
 from policies.contract import Placement, Request
+from tests.dispatch.test_trail import events
 from tests.gateway.conftest import Gateway, until
 
 PROMPT = "Never a lost token, never a doubled one. " * 8
@@ -235,3 +246,44 @@ async def test_with_nobody_else_the_stream_ends_with_an_error() -> None:
         assert told.error is not None
         assert told.text == (await fleet.right("/v1/completions", TEXT)).text[: len(told.text)]
         await fleet.settled()
+
+
+async def proven(tokens: list[tuple[str, list[int]]], fields: dict[str, Any] | None = None) -> tuple[list[int], Seam]:
+    """What a double says of a stream of which these deltas were delivered."""
+    async with Double("decode", "d0") as double:
+        engine = Engine("d0", double.url, Role.DECODE)
+        trail = Trail(COMPLETIONS, False, False)
+        for event in events(COMPLETIONS, [*tokens, ("end", [9])], encode("A prompt "), ids=True)[: len(tokens)]:
+            trail(event, 1)
+        raw = {name: Raw(json.dumps(value).encode()) for name, value in (fields or {}).items()}
+        x = SimpleNamespace(request=Request(model="m", prompt_tokens=1), fields=raw)
+        try:
+            return await prove(cast(Exchange, x), trail, engine, 5.0)
+        finally:
+            engine.pool.close()
+
+
+HALF = [SINGLES[byte] for byte in "é".encode()]
+
+
+async def test_half_a_character_is_made_again() -> None:
+    """The next engine's detokeniser would begin in its middle."""
+    ids, _ = await proven([("ab", encode("ab")), ("", HALF[:1])])
+    assert ids == encode("ab")
+    ids, _ = await proven([("ab", [*encode("ab"), HALF[0]])])
+    assert ids == encode("ab")
+    ids, _ = await proven([("ab", encode("ab")), ("", HALF[:1]), ("é", HALF[1:])])
+    assert ids == [*encode("ab"), *HALF]
+    with pytest.raises(Stays, match="half a character"):
+        await proven([("ab", [*encode("ab"), HALF[0]])], {"return_token_ids": True})
+
+
+async def test_a_stream_whose_ids_say_something_else_stays() -> None:
+    with pytest.raises(Stays):
+        await proven([("ab", encode("ba"))])
+    with pytest.raises(Stays):
+        await proven([("ab", encode("abcd"))])  # something took the rest
+    with pytest.raises(Stays):
+        await proven([("abcd", encode("ab"))])
+    ids, _ = await proven([("ab", encode("abcd"))], {"stop": "xyz"})  # held back for a stop string
+    assert ids == encode("abcd")

@@ -35,11 +35,21 @@ class Bookings(RuleBasedStateMachine):
         cached=st.integers(0, 9),
     )
     def book(self, prefill: int | None, decode: int, new: int, cached: int) -> Booking:
+        return self.booked(prefill, decode, new, cached)
+
+    def booked(self, prefill: int | None, decode: int, new: int, cached: int) -> Booking:
         source = None if prefill is None else self.engines[prefill]
         booking = Booking(source, self.engines[decode], new, new + cached)
         self.open[booking] = (source or self.engines[decode], self.engines[decode], new, new + cached)
         self.prefilling.add(booking)
         return booking
+
+    @rule(target=bookings, booking=bookings, decode=st.integers(0, 2), made=st.integers(1, 9))
+    def migrate(self, booking: Booking, decode: int, made: int) -> Booking:
+        """Its stream goes on elsewhere, all of it a prompt."""
+        tokens = self.open.get(booking, (None, None, 0, 1))[3]
+        self.release(booking)
+        return self.booked(None, decode, made, tokens)
 
     @rule(booking=bookings)
     def prefilled(self, booking: Booking) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Pair, make_pair, until
+from engines.double import Double
+from tests.gateway.conftest import Gateway, Pair, make_pair, until
 
 BODY: dict[str, Any] = {"model": "m", "prompt": "a long story " * 60, "max_tokens": 1500}
 
@@ -93,3 +94,18 @@ async def test_while_sending_the_body(pair: Pair) -> None:
     labels = {"route": "completions", "model": "unknown", "outcome": "cancelled"}
     await until(lambda: pair.gateway.metric("baton_requests_total", **labels) == 1)
     assert not pair.prefill.posts
+
+
+async def test_kv_that_nobody_comes_for_takes_room_until_its_lease_ends() -> None:
+    async with Double("prefill", "p0", lease_s=3.0) as p, Double("decode", "d0") as d0:
+        async with Gateway.over(p, d0, lease_margin_s=2.0) as gateway:
+            await gateway.enrolled()
+            engine = gateway.app.fleet.engines["p0"]
+            room = engine.kv_room
+            assert room > 0
+            d0.faults.set(hang="answer", hang_next=1)  # it never looks at what it got
+            answer = await gateway.http.post("/v1/completions", json={**BODY, "max_tokens": 4, "stream": True})
+            assert answer.text.endswith("[DONE]\n\n")
+            assert p.engine.leases
+            assert engine.kv_room <= room - len(BODY["prompt"]) // 4
+            await until(lambda: engine.kv_room == room, 5)
