@@ -98,7 +98,7 @@ LIVE = frozenset(
     speculation_s learned_s session_s max_body_bytes max_answer_bytes body_timeout_s prefill_timeout_s
     first_byte_timeout_s idle_timeout_s engine_wait_s drain_s notice_s attempts lease_margin_s
     health_interval_s health_timeout_s vitals_interval_s stall_s probe_timeout_s eject_most eject_slow drift_alarm_s
-    request_timeout_s require_prefill api_keys_file log_level
+    request_timeout_s client_timeout_s migrations require_prefill api_keys_file log_level
     """.split()
 )
 """Settings that a reload changes while requests run; all others need a restart."""

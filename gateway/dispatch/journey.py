@@ -109,8 +109,10 @@ class Dispatcher:
             if snapshot is None:
                 return self._give_up(x, failure, client)
             prefill, decode = self._place(x, snapshot)
-            if kept is not None:
-                prefill, kept = (kept.source, kept) if kept.source is not decode else (None, None)
+            if kept is not None and (kept.source is decode or (x.ids is not None and not decode.takes_ids)):
+                prefill, kept = None, None  # it has the KV itself, or would read the prompt by itself
+            elif kept is not None:
+                prefill = kept.source
             new = self._uncached(x, prefill or decode)
             with Booking(prefill, decode, new, x.request.prompt_tokens) as booking:
                 self._fleet.traffic(decode.model).arrived(booking.work_s)

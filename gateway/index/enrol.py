@@ -126,6 +126,7 @@ class Enrolment:
         if engine.started_s not in (0.0, told.started_s):
             namespace.ingest.restarted(engine.url)
             engine.pace.reset()
+            engine.leftover.clear()
             self._fleet.trust.reset(engine)
         namespace.names.pop(engine.incarnation, None)
         engine.started_s = told.started_s
