@@ -158,6 +158,19 @@ async def test_being_told_that_an_engine_ended_is_enough() -> None:
         assert await depth(index, double, 0) == 0
 
 
+async def test_being_told_late_that_an_engine_ended_loses_nothing() -> None:
+    """It is restarted, publishes and is followed again before the health check tells: nothing more comes by itself."""
+    async with followed() as (double, index, ingest):
+        await ask(double, 0)
+        await equal(ingest, index, double, 1)
+        await double.revive()
+        await ask(double, 1)
+        await equal(ingest, index, double, 2)
+        ingest.restarted(double.url)
+        await until(lambda: status(ingest).restarts >= 2, 2)
+        await equal(ingest, index, double, 2)
+
+
 async def test_another_block_size_is_named_with_its_mend() -> None:
     async with followed(block_size=32) as (double, _, ingest):
         await ask(double, 0)

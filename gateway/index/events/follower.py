@@ -144,6 +144,7 @@ class Follower:
 
     async def _listen(self, stream: Stream) -> None:
         """Follow until another gateway does."""
+        self._next = 0  # nothing is known: if the engine cannot be asked now, the next batch is a gap from the first on
         await self._catch_up(stream, 0)
         tasks: dict[str, asyncio.Task[Any]] = {}
         waits: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
@@ -160,6 +161,7 @@ class Follower:
                 done = {name: tasks.pop(name).result() for name in list(tasks) if tasks[name].done()}
                 if self._reset:
                     await self._start_again()
+                    await self._catch_up(stream, 0)  # it may be there again, and have told something already
                 if "back" in done:
                     await self._compare(stream)
                 await self._take_all(stream, done.get("messages", []))
@@ -172,6 +174,7 @@ class Follower:
     async def _compare(self, stream: Stream) -> None:
         """The publisher is there again: go on if it still knows the last batch that we know, else it is a new one."""
         if not self._next:
+            await self._catch_up(stream, 0)
             return
         replayed = await stream.replay(self._next - 1)
         if replayed and replayed[0].number == self._next - 1 and not self._later(replayed[0]):

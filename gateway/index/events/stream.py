@@ -13,12 +13,19 @@ from urllib.parse import urlsplit
 import httpx
 from zmq.asyncio import Context
 from zmq.constants import Event as SocketEvent
-from zmq.constants import Flag, SocketType
+from zmq.constants import Flag, SocketOption, SocketType
 from zmq.error import Again
 from zmq.utils.monitor import recv_monitor_message
 
 HIGH_WATER = 20_000
 """Messages that wait to be read; what comes above is lost, seen as a gap and replayed."""
+
+BEAT_MS = 2_000
+SILENT_MS = 6_000
+"""A publisher that answers no heartbeat for so long is gone: a host that loses its power says no goodbye."""
+CONNECT_MS = 2_000
+RETRY_MS = 1_000
+"""TCP by itself asks a host that was away ever more rarely."""
 
 _REPLAY_S = 5.0
 _END = (-1).to_bytes(8, "big", signed=True)
@@ -75,6 +82,10 @@ class Stream:
         self._context = Context()
         self._socket: Any = self._context.socket(SocketType.SUB)
         self._socket.set_hwm(HIGH_WATER)
+        self._socket.setsockopt(SocketOption.HEARTBEAT_IVL, BEAT_MS)
+        self._socket.setsockopt(SocketOption.HEARTBEAT_TIMEOUT, SILENT_MS)
+        self._socket.setsockopt(SocketOption.CONNECT_TIMEOUT, CONNECT_MS)
+        self._socket.setsockopt(SocketOption.RECONNECT_IVL_MAX, RETRY_MS)
         self._socket.subscribe(b"")  # whatever its topic is called
         self._monitor: Any = self._socket.get_monitor_socket(SocketEvent.HANDSHAKE_SUCCEEDED)
         self._connections = 0
