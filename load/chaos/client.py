@@ -84,9 +84,13 @@ class Client:
                 return reader, writer
             writer.transport.abort()
         try:
-            return await asyncio.open_connection("127.0.0.1", port)
+            return await self._open(port)
         except OSError:
             raise NoAnswer from None
+
+    async def _open(self, port: int) -> Streams:
+        """A new connection. Raises OSError."""
+        return await asyncio.open_connection("127.0.0.1", port)
 
     def close(self) -> None:
         """Let go of the kept connections."""
