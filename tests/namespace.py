@@ -3,7 +3,7 @@
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -21,6 +21,10 @@ class Namespace:
     def run(self, what: Callable[[], T]) -> T:
         """What `what` returns, called there."""
         return self._pool.submit(what).result()
+
+    def submit(self, what: Callable[[], T]) -> Future[T]:
+        """Call `what` there, one after another."""
+        return self._pool.submit(what)
 
     def __enter__(self) -> Self:
         return self
