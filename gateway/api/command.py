@@ -107,6 +107,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     table = Table("engine", "role", "takes", "in flight", "from", "url", box=box.SIMPLE_HEAD)
     for column in table.columns[:-1]:
         column.no_wrap = True
+    table.columns[-1].overflow = "fold"
     notes = []
     for one in report["engines"]:
         takes = "draining" if one["draining"] else one["takes"] or one["state"]

@@ -232,8 +232,8 @@ class Fleet:
         return lacks
 
     def ready(self) -> bool:
-        """True if every model can be answered (perhaps without remote prefill)."""
-        models = {engine.model for engine in self}
+        """True if every model that is known of can be answered (perhaps without remote prefill)."""
+        models = {engine.model for engine in self if engine.model}
         return bool(models) and all(
             any(e.model == model and e.offers not in (None, "prefill") for e in self) for model in models
         )

@@ -214,6 +214,18 @@ async def test_a_request_waits_for_an_engine_that_is_added() -> None:
         assert (await asked).status_code == 200
 
 
+async def test_a_new_engine_of_which_nothing_is_known_yet_does_not_make_the_gateway_unready() -> None:
+    async with doubles() as (p0, _, d0, d1), Gateway.over(p0, d0) as gateway:
+        assert gateway.app.readiness.ready
+        unknown = [Wanted("d1", d1.url, Role.DECODE), Wanted("x", "http://127.0.0.1:1", Role.DECODE)]
+        gateway.app.fleet.sync([wanted(p0), wanted(d0), *unknown])
+        fleet = gateway.app.fleet
+        assert gateway.app.readiness.ready
+        await until(lambda: fleet.engines["d1"].state is State.UP and fleet.engines["x"].state is State.DOWN, 5)
+        assert fleet.engines["d1"].model == "m"
+        assert gateway.app.readiness.ready
+
+
 @pytest.mark.parametrize("count", [1, 12])
 async def test_requests_at_the_moment_of_a_change_are_served(count: int) -> None:
     """Placed, not sent yet: their engine leaves in between."""
