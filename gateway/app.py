@@ -21,6 +21,7 @@ from gateway.api.orders import OrderBook
 from gateway.api.serving import Serving
 from gateway.api.siblings import Siblings
 from gateway.dispatch.journey import Dispatcher
+from gateway.dispatch.recording import Recording
 from gateway.errors import ApiError
 from gateway.fleet.breaker import Rules
 from gateway.fleet.fleet import Fleet
@@ -88,7 +89,8 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._heed()
         self._tracing = tracing or Tracing.of(settings)
-        dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
+        dispatching = Recording if settings.record_file else Dispatcher
+        dispatcher = dispatching(fleet, self.lookup, self.router, self.metrics, settings)
         self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
         book = OrderBook(siblings.orders if siblings is not None else None)
         self._orders = Admin(self.roster, self.readiness, self.reloading, settings, book, siblings)

@@ -90,6 +90,8 @@ class Settings(BaseModel):
 
     otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for spans, e.g. http://localhost:4318; empty: none")
     trace_ratio: float = Field(1.0, ge=0, le=1, description="share of requests that start a trace")
+    record_file: str = Field("", description="requests are recorded there for `baton replay`, no text; empty: nowhere")
+    record_max_bytes: int = Field(256 << 20, gt=0, description="of that file; then nothing more is recorded")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
 
 

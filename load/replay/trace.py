@@ -39,12 +39,28 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 def read(path: Path, block_tokens: int = MOONCAKE_TOKENS) -> list[Ask]:
-    """A trace file: `.csv` as Azure publishes them, anything else as Mooncake's JSON lines. Raises `BadTrace`."""
+    """A trace file: `.csv` as Azure publishes them, else JSON lines: Mooncake's, or what a gateway recorded.
+
+    Raises `BadTrace`, also if the file's blocks are not of `block_tokens`.
+    """
     try:
-        text = path.read_text()
+        lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadTrace(f"{path}: {error}") from None
-    return azure(text.splitlines(), block_tokens, path) if path.suffix == ".csv" else mooncake(text.splitlines(), path)
+    if path.suffix == ".csv":
+        return azure(lines, block_tokens, path)
+    size = blocks_of(lines)
+    if size != block_tokens:
+        raise BadTrace(f"{path}: its hashes are of {size} tokens each: give --block-tokens {size}")
+    return mooncake(lines, path, size)
+
+
+def blocks_of(lines: Sequence[str]) -> int:
+    """Tokens that a hash of JSON lines stands for: the first line says so, or it is Mooncake's."""
+    try:
+        return msgspec.json.decode(lines[0], type=_Line).block_tokens
+    except (IndexError, msgspec.DecodeError):
+        return MOONCAKE_TOKENS
 
 
 class _Line(msgspec.Struct):
@@ -52,14 +68,19 @@ class _Line(msgspec.Struct):
     input_length: int
     output_length: int
     hash_ids: list[int] = []
+    block_tokens: int = MOONCAKE_TOKENS
+    end: float = 0.0
+    """ms, if it was recorded; 0: not known."""
+    session: str = ""
 
 
-def mooncake(lines: Iterable[str], where: object = "trace") -> list[Ask]:
+def mooncake(lines: Iterable[str], where: object = "trace", size: int = MOONCAKE_TOKENS) -> list[Ask]:
     """Mooncake's format: `timestamp` ms, `input_length`, `output_length`, `hash_ids` (one per 512 tokens, cumulative).
 
     The format does not say what was answered. A later request whose prompt begins with all of this one's and is longer
     than prompt and answer together is taken for the next turn: it tells the names of the answer's blocks, and may not
-    be sent before this one has ended.
+    be sent before this one has ended. A recording says more: of which session a request was, and when it ended; a turn
+    that came after that end then keeps the time that its sender thought.
     """
     decoder = msgspec.json.Decoder(_Line)
     found: list[_Line] = []
@@ -75,21 +96,31 @@ def mooncake(lines: Iterable[str], where: object = "trace") -> list[Ask]:
     start_ms = found[0].timestamp
     having: dict[int, list[int]] = {}
     for index, line in enumerate(found):
-        for name in line.hash_ids[: line.input_length // MOONCAKE_TOKENS]:
+        for name in line.hash_ids[: line.input_length // size]:
             having.setdefault(name, []).append(index)
+    named: dict[str, list[int]] = {}
+    for index, line in enumerate(found):
+        if line.session:
+            named.setdefault(line.session, []).append(index)
     fresh = count(-1, -1)
     asks: list[Ask] = []
     before: dict[int, int] = {}
     sessions: dict[int, str] = {}
     for index, line in enumerate(found):
-        full, whole = line.input_length // MOONCAKE_TOKENS, line.input_length + max(1, line.output_length)
+        full, whole = line.input_length // size, line.input_length + max(1, line.output_length)
         names = line.hash_ids[:full]
-        turn = _next_turn(index, names, whole, found, having)
-        session = sessions.setdefault(index, f"s{index}")
+        if line.session:
+            turn = next((at for at in named[line.session] if at > index and found[at].timestamp >= line.end), -1)
+        else:
+            turn = _next_turn(index, names, whole, found, having)
+        session = sessions.setdefault(index, line.session or f"s{index}")
         if turn >= 0 and turn not in before:
             before[turn], sessions[turn] = index, session
-        last = whole // MOONCAKE_TOKENS
-        more = found[turn].hash_ids[full:last] if turn >= 0 else [next(fresh) for _ in range(last - full)]
+        last = whole // size
+        more = found[turn].hash_ids[full:last] if turn >= 0 and found[turn].hash_ids[:full] == names else []
+        more += [next(fresh) for _ in range(last - full - len(more))]
+        previous = found[before[index]] if index in before else None
+        think_ms = line.timestamp - previous.end if previous is not None and previous.end else 0.0
         asks.append(
             Ask(
                 at_s=(line.timestamp - start_ms) / 1e3,
@@ -97,6 +128,7 @@ def mooncake(lines: Iterable[str], where: object = "trace") -> list[Ask]:
                 answer=max(1, line.output_length),
                 names=(*names, *more),
                 after=before.get(index, -1),
+                think_s=max(0.0, think_ms) / 1e3,
                 session=session,
             )
         )
