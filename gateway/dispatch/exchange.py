@@ -1,5 +1,6 @@
 """One request on its way: what came in, where it went, how long each step took."""
 
+import secrets
 import time
 
 import msgspec
@@ -75,6 +76,11 @@ class Exchange(msgspec.Struct):
     def stays_whole(self, why: str) -> None:
         """From here on this request is not split."""
         self.request = msgspec.structs.replace(self.request, whole=why)
+
+    def reads_apart(self) -> None:
+        """From here on no engine serves it from what is cached: a late transfer may have left wrong KV there, under
+        the name of this very prompt."""
+        self.fields = {**self.fields, "cache_salt": msgspec.Raw(msgspec.json.encode(secrets.token_hex(16)))}
 
     @property
     def begun(self) -> bool:

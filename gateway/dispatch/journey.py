@@ -195,7 +195,7 @@ class Dispatcher:
         if prefill is not None:
             x.ids, x.ask_ids = ids.plan(x.sight, x.api, x.fields, prefill, decode)
         x.trail = None
-        if not x.stays and decode.takes_ids:
+        if not x.stays and (decode.takes_ids or not decode.enrolled):  # one that has just come up will, most likely
             x.trail = Trail(x.api, flag(x.fields, "return_token_ids"), migrate.wants_usage(x.fields))
 
     async def _prefill(self, x: Exchange, engine: Engine | None, decode: Engine, booking: Booking) -> Transfer | None:
@@ -341,6 +341,8 @@ class Dispatcher:
         """Count a failure and tell who should know; returns what follows. `usable`: the transfer's parameters are."""
         leg, cause = failed.leg, failed.cause
         self._metrics.retries(leg.name.lower(), cause).inc()
+        if cause == "late":
+            x.reads_apart()
         if leg is Leg.DECODE and prefill is not None:
             self._metrics.transfers("kept" if usable else cause).inc()
         at = prefill if leg is Leg.PREFILL and prefill is not None else decode

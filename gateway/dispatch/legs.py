@@ -9,7 +9,7 @@ from gateway.connector.lease import Stale, Transfer
 from gateway.connector.nixl_pull import Incomplete, Prefilled
 from gateway.dispatch import opening
 from gateway.dispatch.exchange import Exchange
-from gateway.dispatch.expiry import Expiry
+from gateway.dispatch.expiry import Expired, Expiry
 from gateway.dispatch.failure import LegFailed, Reply, cause_of_status, failed
 from gateway.dispatch.verdict import Leg
 from gateway.fleet.engine import Engine
@@ -74,28 +74,21 @@ async def decode(
             body = nixl_pull.decode_body(x.api, x.fields, transfer.take(now), x.ids, x.trail is not None)
         except Stale:
             raise LegFailed(Leg.DECODE, engine.name, "late", "the lease ended between the legs") from None
-    expiry = None
-    if transfer is not None and source is not None:
-        if x.stream:
-            leased = transfer.left_s(now) < first_byte_s
-            first_byte_s = min(first_byte_s, transfer.left_s(now))
-        else:
-            expiry = Expiry(source, transfer.left_s(now), settings.health_timeout_s)
+    if transfer is not None and x.stream:
+        leased = transfer.left_s(now) < first_byte_s
+        first_byte_s = min(first_byte_s, transfer.left_s(now))
     try:
         if x.stream:
             opened = await _open(x, engine, body, settings, first_byte_s, transfer is not None, leased, span)
+        elif transfer is None or source is None:
+            opened = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span, remote=False)
         else:
-            remote = transfer is not None
-            opened = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span, remote)
-            if expiry is not None and not await expiry.in_time():
-                raise LegFailed(Leg.DECODE, engine.name, "late", "blocks expired on the prefill engine meanwhile")
+            left_s = transfer.left_s(now)
+            opened = await _fetching(x, engine, source, body, settings, first_byte_s, left_s, span)
     except LegFailed as failure:
         if failure.unsent and transfer is not None:
             transfer.unsent()
         raise
-    finally:
-        if expiry is not None:
-            expiry.stop()
     if isinstance(opened, Reply) and (opened.status >= 500 or opened.status == 429):
         cause = cause_of_status(opened.status)
         raise LegFailed(Leg.DECODE, engine.name, cause, f"status {opened.status}", opened)
@@ -130,6 +123,27 @@ async def _call(
     except WireError as error:
         raise failed(leg, engine.name, error) from error
     return Reply(answer.status, answer.headers, data)
+
+
+async def _fetching(
+    x: Exchange,
+    engine: Engine,
+    source: Engine,
+    body: bytes,
+    settings: Settings,
+    first_byte_s: float,
+    left_s: float,
+    span: Span,
+) -> Reply:
+    """A whole answer of an engine that first fetches KV from `source`, which keeps it safely for `left_s`."""
+    try:
+        with Expiry(source, left_s, settings.health_timeout_s) as expiry:
+            reply = await _call(x, Leg.DECODE, engine, body, settings, first_byte_s, span, remote=True)
+            if await expiry.in_time():
+                return reply
+    except Expired:
+        pass
+    raise LegFailed(Leg.DECODE, engine.name, "late", "blocks expired on the prefill engine meanwhile")
 
 
 async def _open(
