@@ -59,6 +59,11 @@ class Plan:
         return 1.0 if self.hangs else ALLOWED_ERRORS
 
     @property
+    def most(self) -> int:
+        """Requests at once: a busy machine gets them slower, not later."""
+        return 1200 if self.hangs else 200
+
+    @property
     def patience_s(self) -> float:
         return 10.0 if self.hangs else 40.0
 
@@ -69,4 +74,6 @@ async def carry_out(
     """Start a fleet in `folder`, run, end the fleet. Raises `CannotStart`."""
     stop = stop or asyncio.Event()
     async with Fleet(folder, plan.prefill, plan.decode, plan.gateways, plan.seed, plan.command, plan.settings) as fleet:
-        return await Run(fleet, plan.seed, plan.blows(), plan.rate, plan.patience_s)(plan.requests, shown, stop)
+        return await Run(fleet, plan.seed, plan.blows(), plan.rate, plan.most, plan.patience_s)(
+            plan.requests, shown, stop
+        )

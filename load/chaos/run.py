@@ -18,9 +18,6 @@ from load.chaos.tally import Tally
 from load.chaos.traffic import Ask, ask
 from load.chaos.weather import Blow
 
-MOST = 1200
-"""Requests at once; more wait for their turn."""
-
 WARM_S = 10.0
 """After so long a gateway under load is warm."""
 
@@ -44,9 +41,11 @@ class Report:
 
 
 class Run:
-    """Requests at a rate, blows before some of them; `patience_s` is how long one may take."""
+    """Requests at a rate, at most `most` at once, blows before some of them; `patience_s` is how long one may take."""
 
-    def __init__(self, fleet: Fleet, seed: int, blows: Sequence[Blow], rate: float, patience_s: float) -> None:
+    def __init__(
+        self, fleet: Fleet, seed: int, blows: Sequence[Blow], rate: float, most: int, patience_s: float
+    ) -> None:
         self._fleet = fleet
         self._seed = seed
         self._blows = sorted(blows, key=lambda blow: blow.at, reverse=True)
@@ -55,7 +54,7 @@ class Run:
         self._hand = Hand(fleet)
         self._client = Client(fleet.ports)
         self._tally = Tally()
-        self._room = asyncio.Semaphore(MOST)
+        self._room = asyncio.Semaphore(most)
         self._levels: dict[str, Level] = {}
         self._last = "calm"
 

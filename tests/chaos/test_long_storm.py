@@ -12,7 +12,7 @@ pytestmark = pytest.mark.storm
 
 
 async def test_ten_thousand_requests_in_a_storm(tmp_path: Path) -> None:
-    found = await outcome(Plan(requests=10_000, rate=80.0, every_s=1.5), tmp_path)
+    found = await outcome(Plan(requests=10_000, rate=100.0, every_s=1.2), tmp_path)
     assert found["requests"] == 10_000
     assert found["good"], found
     assert found["client_errors"] <= 10
