@@ -36,6 +36,9 @@ LEASE_S = 30.0
 """vLLM's default `kv_lease_duration`: how long a prefill engine holds blocks nobody has fetched."""
 
 
+DNS = "dns+"
+"""How the URL of a name begins that stands for all its addresses: `dns+http://name:port`."""
+
 ANY = "*"
 """A model of this name stands for whatever its engines say that they serve."""
 
@@ -104,9 +107,11 @@ class Engine(_Strict):
     def _url(cls, url: str) -> str:
         if not url:
             return url
-        parts = urlsplit(url)
+        parts = urlsplit(url.removeprefix(DNS))
         if parts.scheme not in ("http", "https", "unix") or not (parts.netloc or parts.scheme == "unix"):
-            raise ValueError("not a URL: give http://host:port, https://host:port or unix:///path/to.sock")
+            raise ValueError(
+                "not a URL: give http://host:port, https://host:port, dns+http://name:port or unix:///path/to.sock"
+            )
         if parts.scheme != "unix" and parts.path not in ("", "/"):
             raise ValueError(f"remove the path {parts.path!r}: the engine's root is wanted, without /v1")
         return url.rstrip("/")
@@ -222,6 +227,11 @@ class Fleet(_Strict):
                     'or give engines that do everything role = "both"'
                 )
         return self
+
+    @classmethod
+    def nothing(cls) -> "Fleet":
+        """No engine: all come from elsewhere."""
+        return Fleet.model_construct(models={}, engines=())
 
     def url(self, engine: Engine) -> str:
         """Where the gateway reaches an engine."""

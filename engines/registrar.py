@@ -61,8 +61,10 @@ class Registrar:
                 self._note(True)
             except (RedisError, OSError, TimeoutError) as error:
                 self._note(False, f"{type(error).__name__}: {error}")
+            store.not_cancelled()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), record.RENEW_S)
+                async with asyncio.timeout(record.RENEW_S):  # `wait_for` of 3.11 loses a cancellation
+                    await self._changed.wait()
 
     async def _tell(self) -> None:
         if self._client is None:

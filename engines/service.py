@@ -221,7 +221,8 @@ class Service:
     async def _hears(self, within_s: float) -> bool:
         """Whether something else is wanted within this time."""
         try:
-            await asyncio.wait_for(self._told.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._told.wait()
         except TimeoutError:
             return False
         return True

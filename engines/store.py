@@ -5,6 +5,7 @@ redis+sentinel://[[user:]password@]host:port[,host:port...]/NAME[/0]
 redis+cluster://[[user:]password@]host:port[,host:port...]
 """
 
+import asyncio
 import re
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
@@ -103,6 +104,13 @@ def client(place: Place) -> Any:
     if seed.path:
         return redis.Redis(unix_socket_path=seed.path, db=place.database, **more, **limits)
     return redis.Redis(host=seed.host, port=seed.port, db=place.database, ssl=place.tls, **more, **limits)
+
+
+def not_cancelled() -> None:
+    """Raise CancelledError if the running task was told to end: redis-py loses that where it comes during a call."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def close(one: Any) -> None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engines.fleet import Fleet as FleetFile
+from engines.record import SecretError, read_secret
 from gateway.admission.keys import Keys
 from gateway.api import inspect
 from gateway.api.admin import Admin
@@ -23,10 +25,13 @@ from gateway.api.siblings import Siblings
 from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.recording import Recording
 from gateway.errors import ApiError
+from gateway.fleet import wanted as wanting
 from gateway.fleet.breaker import Rules
 from gateway.fleet.fleet import Fleet
 from gateway.fleet.health import Watch
+from gateway.fleet.registry import Registry
 from gateway.fleet.roster import Roster, Source
+from gateway.fleet.wanted import Wanted
 from gateway.front import asgi
 from gateway.front.call import Call
 from gateway.front.listener import Listener
@@ -37,7 +42,7 @@ from gateway.prompt.apis import APIS
 from gateway.prompt.tokenizers import Folders
 from gateway.reload import FILE, Reloading
 from gateway.routing.router import Router
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.telemetry.index import IndexState
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing
@@ -66,9 +71,10 @@ class App:
         launch: Launch | None = None,
         sources: Sequence[Source] = (),
         doors: Sequence[socket.socket] = (),
+        wanted: Sequence[Wanted] | None = None,
     ) -> None:
-        """`launch`: what a reload reads; `sources` tell of engines besides the fleet file; `doors`: listening sockets
-        for admin calls.
+        """`launch`: what a reload reads; `sources` tell of engines besides `wanted` (those that `fleet` has); `doors`:
+        listening sockets for admin calls.
         """
         keys = Keys.load(settings.api_keys_file)
         self.fleet = fleet
@@ -78,14 +84,15 @@ class App:
         self.metrics.registry.register(IndexState(self.lookup))
         self.router = Router(settings, self.metrics)
         self.roster = Roster(fleet)
-        self.roster.tell(FILE, [engine.wanted for engine in fleet])
+        self.roster.tell(FILE, wanted if wanted is not None else [engine.wanted for engine in fleet])
         folders = tokenizers if isinstance(tokenizers, Folders) else None
         self.reloading = Reloading(launch or Launch(), settings, self.roster, keys, folders, self.metrics, self._heed)
         self.readiness = Readiness(fleet, self.lookup, self._warnings)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         fleet.members.append(self._enrolment)
         self._settings = settings
-        self._sources = sources
+        self._registries = self._open_registries(folders)
+        self._sources = (*sources, *self._registries)
         self._tasks: list[asyncio.Task[None]] = []
         self._heed()
         self._tracing = tracing or Tracing.of(settings)
@@ -110,17 +117,35 @@ class App:
     ) -> Self:
         """The gateway in front of the engines that a fleet file names, as `launch` read it."""
         folders = Folders.of(file, settings.tokenizer)
-        return cls(fleet_of(file, settings), settings, None, folders, siblings, launch, doors=doors)
+        fleet, wanted = fleet_of(file, settings), wanting.of_file(file)
+        return cls(fleet, settings, None, folders, siblings, launch, doors=doors, wanted=wanted)
 
     def _heed(self) -> None:
         """What was read from the settings once follows them when they change."""
         s = self._settings
         self.fleet.drain_s, self.fleet.trust.most, self.fleet.trust.slow = s.drain_s, s.eject_most, s.eject_slow
 
+    def _open_registries(self, folders: Folders | None) -> list[Registry]:
+        """Where engines register themselves. Raises `SettingsError`."""
+        settings = self._settings
+        if not settings.fleet_secret_file:
+            return []
+        if not settings.redis:
+            raise SettingsError("fleet_secret_file: engines register in a Redis: give --redis too")
+        try:
+            secret = read_secret(Path(settings.fleet_secret_file))
+        except SecretError as error:
+            raise SettingsError(f"fleet_secret_file: {error}") from None
+        learn = folders.learn if folders is not None else (lambda model, tokenizer: None)
+        refused = self.metrics.registrations_refused
+        return [Registry(settings.redis, secret, lambda why: refused(why).inc(), learn, self.fleet.links.know)]
+
     def _warnings(self) -> list[str]:
         refused = self.reloading.refused
         told = [f"the last reload was refused: {refused}"] if refused else []
-        return told + self.roster.conflicts + self.router.warnings()
+        for registry in self._registries:
+            told += registry.troubles()
+        return [*told, *self.roster.names.trouble.values(), *self.roster.conflicts, *self.router.warnings()]
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -130,7 +155,11 @@ class App:
         self.lookup.start()
         self.router.start()
         await self._admin.start()
-        self._tasks = [asyncio.create_task(self.reloading.watch(), name="reload")]
+        names = self.roster.names.follow(self.roster.again)
+        self._tasks = [
+            asyncio.create_task(self.reloading.watch(), name="reload"),
+            asyncio.create_task(names, name="names"),
+        ]
         for source in self._sources:
             tell = partial(self.roster.tell, source.name)
             self._tasks.append(asyncio.create_task(source.follow(tell), name=f"source {source.name}"))

@@ -33,6 +33,9 @@ def serve(
     tokenizer: Annotated[
         str | None, Option(help="Folder or cached hub id with the model's tokenizer and template. [default: none]")
     ] = None,
+    fleet_secret_file: Annotated[
+        Path | None, Option(help="Engines may register themselves in that Redis, signed with this. [default: none]")
+    ] = None,
     api_keys_file: Annotated[
         Path | None, Option(help="File with one API key per line. [default: everybody may ask]")
     ] = None,
@@ -57,6 +60,7 @@ def serve(
         "workers": workers,
         "redis": redis,
         "tokenizer": tokenizer,
+        "fleet_secret_file": str(fleet_secret_file) if fleet_secret_file is not None else None,
         "api_keys_file": str(api_keys_file) if api_keys_file is not None else None,
         "policy": policy,
         "otlp_endpoint": otlp_endpoint,
@@ -72,7 +76,10 @@ def serve(
             raise FleetError("--config and engine URLs: give one of the two")
         if print_config and config is None:
             return _show(Effective.gather(flags, {}))
-        launch = Launch(config, None if config is not None else _of_urls(urls, lease_s or LEASE_S), flags)
+        file = None
+        if config is None:
+            file = _of_urls(urls, lease_s or LEASE_S, bool(Effective.gather(flags, {}).settings.fleet_secret_file))
+        launch = Launch(config, file, flags)
         file, effective = launch.read()
         if print_config:
             return _show(effective)
@@ -101,10 +108,15 @@ def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
         until_signalled(Server(App.of(launch, file, settings, doors=doors), settings))
 
 
-def _of_urls(urls: list[tuple[Role, str]], lease_s: float) -> FleetFile:
+def _of_urls(urls: list[tuple[Role, str]], lease_s: float, registered: bool) -> FleetFile:
     """The fleet file that these URLs would be; each engine is asked for its model. Raises `FleetError`."""
+    if not urls and registered:
+        return FleetFile.nothing()
     if not urls:
-        raise FleetError("no engines: give --prefill URL and --decode URL, --both URL, or --config FILE")
+        raise FleetError(
+            "no engines: give --prefill URL and --decode URL, --both URL, or --config FILE; or --redis URL and "
+            "--fleet-secret-file FILE for engines that register themselves"
+        )
     roles = [role for role, _ in urls]
     engines = [
         {"name": f"{role[0]}{roles[:i].count(role)}", "role": role, "url": url} for i, (role, url) in enumerate(urls)

@@ -31,6 +31,7 @@ class Settings(BaseModel):
     itl_slo_s: float = Field(0.05, gt=0, description="the same for the mean pause between tokens")
 
     redis: str = Field("", description="index and load shared by all gateways: redis://host:port/0; empty: in memory")
+    fleet_secret_file: str = Field("", description="engines may register in that Redis, signed with its secret")
     tokenizer: str = Field("", description="folder with tokenizer and chat template, for models that name none")
     prompt_mode: str = Field(
         "auto",

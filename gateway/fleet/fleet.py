@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import policies.contract as contract
+from engines.fleet import DNS
 from engines.fleet import Fleet as FleetFile
 from gateway.fleet import wanted as wanting
 from gateway.fleet.breaker import NORMAL, Rules
@@ -94,7 +95,14 @@ class Fleet:
         rules: Rules = NORMAL,
     ) -> "Fleet":
         """The engines that a fleet file names. Raises `UnknownProfile`."""
-        return cls(wanting.of_file(file), wanting.links_of(file), limits, ttft_slo_s, itl_slo_s, rules)
+        return cls(
+            [one for one in wanting.of_file(file) if not one.url.startswith(DNS)],
+            wanting.links_of(file),
+            limits,
+            ttft_slo_s,
+            itl_slo_s,
+            rules,
+        )
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self.engines.values())

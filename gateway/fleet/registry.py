@@ -81,6 +81,7 @@ class Registry:
                     if (wanted := self._wanted()) != told:
                         tell(wanted)
                         told = wanted
+                store.not_cancelled()
                 await asyncio.sleep(pause_s)
         finally:
             if client is not None:
@@ -114,6 +115,9 @@ class Registry:
             self._learn(engine.model, engine.tokenizer)
         if entry.links:
             self._know({(k.a, k.b): contract.Link(gbps=k.gbps, latency_us=k.latency_us) for k in entry.links})
+
+    def troubles(self) -> list[str]:
+        return [f"registration refused: {why}" if host else why for host, why in self.trouble.items()]
 
     def _note(self, host: str, why: str) -> None:
         """Keep what is wrong in words, and say it once."""

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.fleet.fleet import Change, Fleet
+from gateway.fleet.names import Names
 from gateway.fleet.wanted import Links, Wanted
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,9 @@ class Orders(msgspec.Struct):
 class Roster:
     """Keeps a fleet as its sources want it. Sources told earlier go first where two speak of one name or URL."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, names: Names | None = None) -> None:
         self._fleet = fleet
+        self.names = names or Names()
         self._told: dict[str, tuple[Wanted, ...]] = {}
         self.orders = Orders()
         self.origin: dict[str, str] = {}
@@ -56,6 +58,10 @@ class Roster:
         self.orders = orders
         return self._sync()
 
+    def again(self) -> Change:
+        """A name in DNS means something else."""
+        return self._sync()
+
     def known(self, name: str) -> bool:
         """Whether there is an engine of that name, removed by order or not."""
         told = (*self._told.values(), tuple(self.orders.added.values()))
@@ -67,8 +73,10 @@ class Roster:
         origin: dict[str, str] = {}
         urls: dict[str, str] = {}
         conflicts = []
-        for source, wanted in (*self._told.items(), (OPERATOR, tuple(orders.added.values()))):
-            for one in wanted:
+        told = (*self._told.items(), (OPERATOR, tuple(orders.added.values())))
+        self.names.only({one.url for _, wanted in told for one in wanted})
+        for source, wanted in told:
+            for one in (meant for said in wanted for meant in self.names.expand(said)):
                 if one.name in orders.removed:
                     continue
                 if (other := urls.get(one.url, one.name if one.name in goal else None)) is not None:

@@ -11,12 +11,15 @@ from gateway.prompt.reader import Reader, UnreadableModel
 
 log = logging.getLogger(__name__)
 
+MOST_LEARNT = 1000
+
 
 class Folders:
     """Tokenizers by model; `folders` names a folder or a hub id that this machine has in its cache."""
 
     def __init__(self, folders: Mapping[str, str], default: str = "") -> None:
         self._folders = folders
+        self._learnt: dict[str, str] = {}
         self._default = default
 
     @classmethod
@@ -30,9 +33,14 @@ class Folders:
         """Take over what a fleet file says; a tokenizer that is loaded stays."""
         self._folders = {model.name: model.tokenizer or model.path for model in file.models.values()}
 
+    def learn(self, model: str, where: str) -> None:
+        """Of an engine that registered itself; what the file says goes before."""
+        if where and len(self._learnt) < MOST_LEARNT:
+            self._learnt[model] = where
+
     async def reader(self, model: str) -> tuple[Reader | None, str]:
         """The model's reader; or none, and why. Loads in a thread: some hundred ms."""
-        where = self._folders.get(model) or self._default
+        where = self._folders.get(model) or self._learnt.get(model) or self._default
         if not where:
             return (
                 None,

@@ -93,6 +93,9 @@ class Metrics:
         )
         Gauge("baton_tasks", "Tasks of the event loop.", registry=self.registry).set_function(_tasks)
         self.reloads = counter("baton_reloads", "Reloads of fleet file, settings, keys: applied, refused.", "outcome")
+        self.registrations_refused = counter(
+            "baton_registrations_refused", "Registrations of hosts that were not believed.", "reason"
+        )
         Info("baton_build", "Version.", registry=self.registry).info({"version": version("baton-gateway")})
 
     def watch(self, fleet: Fleet) -> None:
