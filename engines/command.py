@@ -19,13 +19,15 @@ from engines import layout
 from engines.checks import CannotStart, can_start, to_start
 from engines.console import Board
 from engines.control import Control, NoSupervisor, Refused, Say, ask
-from engines.fleet import Fleet
+from engines.fleet import Fleet, FleetError
 from engines.foreground import run
 from engines.keeper import Keeper, Stopped
 from engines.record import SecretError, read_secret
 from engines.registrar import Registrar
+from engines.shapes import PRESETS, lay, places
 from engines.store import StoreError, parse
 from engines.supervisor import Supervisor
+from engines.topology import Topology
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, keep and ask the engines of this host.")
 
@@ -95,6 +97,31 @@ def restart(
 def drain(names: Annotated[list[str], Argument(metavar="NAME...", help="Names of engines.")]) -> None:
     """Let engines finish what they do, then end them until `restart`."""
     _ask({"verb": "drain", "names": names})
+
+
+@app.command("layout")
+def layout_(
+    preset: Annotated[
+        str, Option(help=f"A shape such as 2P-TP2+1D-TP4, or {', '.join(p for p in PRESETS if '-' not in p)}.")
+    ] = "packed",
+    gpus: Annotated[int, Option(min=1, help="GPUs of each host.")] = 8,
+    model: Annotated[str, Option(help="Hub id or folder.")] = layout.GPU_MODEL,
+    host: Annotated[
+        list[str] | None, Option(help="NAME=ADDRESS or NAME=ADDRESS/SHAPE of a host; repeated. [default: this machine]")
+    ] = None,
+) -> None:
+    """Print a fleet file: engines laid over GPUs, those of one engine near each other where nvidia-smi tells.
+
+    baton engines layout > fleet.toml
+    baton engines layout --preset spread --host gpu1=10.0.0.1 --host gpu2=10.0.0.2
+    baton engines layout --host gpu1=10.0.0.1/4P+4D --host gpu2=10.0.0.2/2D-TP4
+    """
+    try:
+        args = layout.TOOLS if model == layout.GPU_MODEL else ()
+        topology = Topology() if host else Topology.here()
+        typer.echo(lay(model, places(host or (), preset, gpus), topology, args).to_toml(), nl=False)
+    except FleetError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @app.command()
