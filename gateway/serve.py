@@ -1,5 +1,6 @@
 """`baton serve`: the gateway in front of engines that run already."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,17 @@ def serve(
         Path | None, Option(help="File with one API key per line. [default: everybody may ask]")
     ] = None,
     policy: Annotated[str | None, Option(help="Routing policy. [default: joint]")] = None,
+    policies_folder: Annotated[
+        Path | None, Option(help="Folder whose newest good .py file is the policy, watched. [default: none]")
+    ] = None,
+    shadow_policy: Annotated[
+        str | None, Option(help="Asked beside the policy, counted, never obeyed. [default: none]")
+    ] = None,
+    shadow_ratio: Annotated[float | None, Option(help="Share of requests for which it is asked. [default: 1]")] = None,
+    policy_header: Annotated[
+        bool | None,
+        Option("--policy-header/--no-policy-header", help="Clients may choose with x-baton-policy. [default: no]"),
+    ] = None,
     otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
     log_level: Annotated[str | None, Option(help="debug, info, warning or error. [default: info]")] = None,
     print_config: Annotated[
@@ -63,6 +75,10 @@ def serve(
         "fleet_secret_file": str(fleet_secret_file) if fleet_secret_file is not None else None,
         "api_keys_file": str(api_keys_file) if api_keys_file is not None else None,
         "policy": policy,
+        "policies_folder": str(policies_folder) if policies_folder is not None else None,
+        "shadow_policy": shadow_policy,
+        "shadow_ratio": shadow_ratio,
+        "policy_header": policy_header,
         "otlp_endpoint": otlp_endpoint,
         "log_level": log_level,
     }
@@ -103,9 +119,10 @@ def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
         from gateway.app import App
         from gateway.server import Server, until_signalled
 
-        door = bind(settings)
-        doors = [door] if door is not None else []
-        until_signalled(Server(App.of(launch, file, settings, doors=doors), settings))
+        with ExitStack() as stack:
+            door = bind(settings)
+            doors = [stack.enter_context(door)] if door is not None else []
+            until_signalled(Server(App.of(launch, file, settings, doors=doors), settings))
 
 
 def _of_urls(urls: list[tuple[Role, str]], lease_s: float, registered: bool) -> FleetFile:

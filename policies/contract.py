@@ -1,4 +1,4 @@
-"""The contract between Baton and a routing policy, version 2.
+"""The contract between Baton and a routing policy, version 3.
 
 A policy is a pure function over frozen data: it gets one request and a snapshot of the fleet *for this request*, and
 returns a `Placement`. It does no I/O, keeps no clock, and imports nothing of Baton beyond `policies`; so one file runs
@@ -13,14 +13,16 @@ Later versions only add fields with defaults.
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
 
-VERSION = 2
-"""1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives."""
+VERSION = 3
+"""1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives. 3: expectations."""
 
 Role = Literal["prefill", "decode", "both"]
+Saturated = Literal["", "queues", "memory"]
+SATURATED: tuple[Saturated, ...] = get_args(Saturated)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +183,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """For a person to read: short, without values that differ from request to request (it is a metric's label)."""
     scores: Mapping[str, float] = {}
     """What each considered engine scored; more is better."""
+    ttft_s: float | None = None
+    """When the policy expects the first token, seconds after now; None if it does not say."""
+    saturated: Saturated = ""
+    """Why no engine can serve the request as it should be: `queues` (its first token will be late wherever it goes) or
+    `memory` (no decode engine has room for it). Empty if one can. The placement is the best there is all the same:
+    whether to wait or to refuse is for admission to say."""
 
 
 @runtime_checkable
@@ -202,6 +210,10 @@ def check(placement: object, request: Request, fleet: Fleet) -> Placement:
         raise Nonsense(f"returned {type(placement).__name__}, not a Placement")
     if placement.decode not in [engine.name for engine in fleet.engines if engine.role != "prefill"]:
         raise Nonsense(f"decode engine {placement.decode!r} is not one of the decoders")
+    if placement.saturated not in SATURATED:
+        raise Nonsense(
+            f"saturated is {placement.saturated!r}: use one of {', '.join(SATURATED[1:])}, or leave it empty"
+        )
     if placement.prefill is None:
         return placement
     if request.whole:

@@ -20,11 +20,13 @@ both: the local sum, without harm.
 `harm` is a virtual queue. A local prefill that takes longer than a decode step gives each decode beside it a pause more
 than twice as long as usual, one for every 8192 tokens. Of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after such a pause: each placement that brings more
-raises `harm`, one that brings less lowers it, within [0.05, 1.25]. So pauses are spent where there are some to spare,
+raises `harm`, one that brings less lowers it, within [0.05, 1.5]. So pauses are spent where there are some to spare,
 without an objective in milliseconds.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
 Defaults: as above (`joint`); harm at most 0.25 (`joint_throughput`: least TTFT, longer pauses); 0.2 % and at most 3
 (`joint_latency`); each times the fleet's `itl_price`.
+Where the chosen engines make a request wait longer than its objective (2 s where it has none), or have no room for it,
+the placement says so (`saturated`): to hold or to refuse it is admission's.
 Flaws: trusts the fitted speeds; places one request at a time and never moves it; cannot make room where all is full.
 """
 
@@ -61,6 +63,9 @@ HOSTS = 8
 """Prefill engines are looked for on so many hosts, those with the least to wait: exact up to there, and beyond unless
 links differ by more than queues do."""
 
+PATIENCE_S = 2.0
+"""A longer queue than this is saturation, where the request has no objective of its own."""
+
 _NEVER = 1e9
 
 
@@ -73,10 +78,18 @@ def _work_s(engine: Engine, prompt: int, reload_s: float) -> float:
     return engine.speed.prefill_s(prompt - cached - slower, cached + slower) + slower * reload_s
 
 
+def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
+    if request.whole:
+        return "least cost, whole"
+    if prefill is not None:
+        return "least cost, remote prefill"
+    return "least cost" if fleet.collocated else "least cost, local prefill"
+
+
 class Joint:
     """Both engines in one minimum."""
 
-    least, most = 0.05, 1.25
+    least, most = 0.05, 1.5
     """Between which `harm` moves."""
     share = 0.01
     """Of tokens that may come after a stall."""
@@ -112,6 +125,7 @@ class Joint:
 
         best = _NEVER
         streams = 0.0
+        filled: set[str] = set()
         ties: list[tuple[str, str | None]] = []
         for engine in fleet.engines:
             if engine.role == "prefill":
@@ -129,8 +143,10 @@ class Joint:
             price = CREDIT + min(CAP, rush * (waits + work / 2))
             local = waits + work * price * engine.cost + decoding
             local += harm * busy * work * work / STALL_S * (1.0 + (waits + work) / TAU_S)
-            if full and nearest and not request.whole:
-                local += _NEVER
+            if full:
+                filled.add(engine.name)
+                if nearest and not request.whole:
+                    local += _NEVER
             scores[engine.name] = -min(local, _NEVER)
             if local < best:
                 best, ties = local, [(engine.name, None)]
@@ -144,16 +160,33 @@ class Joint:
                     best, ties = cost, [(engine.name, name)]
                 elif cost == best:
                     ties.append((engine.name, name))
-        placement = self._placement(ties, by_host, request, fleet, scores)
+        if not ties:  # every sum was infinite, or no number at all
+            ties = [(engine.name, None) for engine in fleet.decoders]
+        decode, prefill = ties[0] if len(ties) == 1 else self.spread.choice(ties)
+        if prefill is not None:
+            prefill = self._among_equals(prefill, decode, by_host)
+        chosen = next(engine for engine in fleet.engines if engine.name == (prefill or decode))
         if remote and streams > 0 and fleet.arrivals_per_s > 0:
-            self._learn(placement, prompt, fleet, streams / fleet.arrivals_per_s)
-        return placement
+            self._learn(chosen if prefill is None else None, prompt, streams / fleet.arrivals_per_s)
+        late = chosen.prefill_s > (PATIENCE_S if request.ttft_slo_s is None else request.ttft_slo_s)
+        ttft_s = chosen.prefill_s + _work_s(chosen, prompt, reload_s)
+        if prefill is not None:
+            target = next(engine for engine in fleet.engines if engine.name == decode)
+            ttft_s += target.speed.leg_s
+            ttft_s += fleet.transfer_s(chosen.host, target.host, max(1, prompt - target.cached_tokens))
+        return Placement(
+            decode=decode,
+            prefill=prefill,
+            reason=_reason(request, fleet, prefill),
+            scores=scores,
+            ttft_s=ttft_s,
+            saturated="memory" if decode in filled else "queues" if late else "",
+        )
 
-    def _learn(self, placement: Placement, prompt: int, fleet: Fleet, answer: float) -> None:
-        """The price of stalls after a placement; `answer` is how many tokens a request gets."""
+    def _learn(self, engine: Engine | None, prompt: int, answer: float) -> None:
+        """The price of stalls after a placement: `engine` prefills beside its decodes; each request gets `answer`."""
         stalled = 0.0
-        if placement.prefill is None:
-            engine = next(engine for engine in fleet.engines if engine.name == placement.decode)
+        if engine is not None:
             busy = engine.decode_requests - engine.coming_requests
             work = _work_s(engine, prompt, 0.0) * engine.speed.mix
             if work > engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens):
@@ -175,27 +208,6 @@ class Joint:
         if engine.kv_tokens and over > 0:
             return cost + FULL_S * over / engine.kv_tokens, step, True
         return cost, step, False
-
-    def _placement(
-        self,
-        ties: list[tuple[str, str | None]],
-        by_host: dict[str, list[tuple[float, str]]],
-        request: Request,
-        fleet: Fleet,
-        scores: dict[str, float],
-    ) -> Placement:
-        if not ties:  # every sum was infinite, or no number at all
-            ties = [(engine.name, None) for engine in fleet.decoders]
-        decode, prefill = ties[0] if len(ties) == 1 else self.spread.choice(ties)
-        if prefill is not None:
-            prefill = self._among_equals(prefill, decode, by_host)
-        if request.whole:
-            reason = "least cost, whole"
-        elif prefill is not None:
-            reason = "least cost, remote prefill"
-        else:
-            reason = "least cost" if fleet.collocated else "least cost, local prefill"
-        return Placement(decode=decode, prefill=prefill, reason=reason, scores=scores)
 
     def _among_equals(self, name: str, decode: str, by_host: dict[str, list[tuple[float, str]]]) -> str:
         """One of the prefill engines that cost the same as `name` on its host."""

@@ -2,7 +2,7 @@
 
 Formula: if the best hit is at least what is missing: among the engines with that hit, the least loaded. Else the least
 of load + own cost: load = prefill seconds sent there in the last 3 minutes, own = prefill(prompt, cached). Decode:
-fewest requests.
+fewest requests; as for prefill where a decider may keep the prompt there.
 Source: Preble, ICLR 25 (E2, without its rebalancing and its estimate of what is evicted).
 Defaults: window 180 s.
 Flaws: what was sent three minutes ago weighs as what was sent now; exploits a match however long the queue is.
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from policies.contract import Engine, Fleet, Request
+from policies.deciders import Decider
 from policies.staged import Staged
 
 WINDOW_S = 180.0
@@ -22,8 +23,8 @@ class Preble(Staged):
 
     reason = "longest match or least cost"
 
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int | None = None, decider: Decider | None = None) -> None:
+        super().__init__(seed, decider)
         self._sent: deque[tuple[float, str, float]] = deque()
         self._load: dict[str, float] = {}
         self._now_s = 0.0
@@ -38,10 +39,12 @@ class Preble(Staged):
         return -(self._load.get(engine.name, 0.0) + _cost(request, engine))
 
     def decoding(self, request: Request, engine: Engine) -> float:
+        if self.decider.near:
+            return self.prefilling(request, engine)
         return -float(engine.decode_requests + engine.prefill_requests)
 
     def pick(self, request: Request, engines: Sequence[Engine], scores: dict[str, float]) -> str:
-        if not any(engine.prefills for engine in engines):
+        if not (self.decider.near or any(engine.prefills for engine in engines)):
             return super().pick(request, engines, scores)
         longest = max(engine.cached_tokens for engine in engines)
         if longest and longest >= request.prompt_tokens - longest:

@@ -9,6 +9,7 @@ Flaws: blind to load and to caches: one long prompt delays all that follow it on
 from collections.abc import Sequence
 
 from policies.contract import Engine, Request
+from policies.deciders import Decider
 from policies.staged import Staged
 
 
@@ -17,8 +18,8 @@ class RoundRobin(Staged):
 
     reason = "in turn"
 
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int | None = None, decider: Decider | None = None) -> None:
+        super().__init__(seed, decider)
         self._turn = {False: 0, True: 0}
 
     def prefilling(self, request: Request, engine: Engine) -> float:

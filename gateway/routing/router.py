@@ -70,6 +70,8 @@ class Router:
         self._metrics.decision(label).observe(took_s)
         path = "whole" if request.whole else "remote" if placement.prefill else "local"
         self._metrics.placements(label, path, self._label(placement.reason)).inc()
+        if placement.saturated:
+            self._metrics.saturated(label, placement.saturated).inc()
         if entry.guarded:
             self._live.judge(entry, cause)
         if self._quiet.entry is not NOBODY:

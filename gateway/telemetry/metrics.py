@@ -53,6 +53,12 @@ class Metrics:
         self.events = counter("baton_stream_events", "Server-sent events relayed.", "model")
         self.decision = histogram("baton_decision_seconds", "Time of one placement.", _DECISION, "policy")
         self.placements = counter("baton_placements", "Placements made.", "policy", "path", "reason")
+        self.saturated = counter(
+            "baton_saturated",
+            "Placements where no engine serves as it should, as the policy says: queues (late), memory (no room).",
+            "policy",
+            "cause",
+        )
         self.policy_errors = counter(
             "baton_policy_errors",
             "Decisions that raised, were nonsense or were stopped (the default placed), or overran their budget.",

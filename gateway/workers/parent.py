@@ -19,10 +19,11 @@ from gateway.api.address import bind
 from gateway.api.siblings import Siblings
 from gateway.index.embedded import Embedded
 from gateway.launch import Launch
+from gateway.routing.router import Router
 from gateway.settings import LIVE, Settings, SettingsError
+from gateway.telemetry.metrics import Metrics
 from gateway.workers import CannotStart
 from gateway.workers.worker import work
-from policies.registry import create
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run_workers(launch: Launch, file: FleetFile, settings: Settings) -> None:
     Valkey where none is named. Raises `CannotStart`, OSError if the port is taken, `SettingsError`,
     `UnknownPolicy`.
     """
-    create(settings.policy)  # what every worker would fail on is said once, here
+    Router(settings, Metrics())  # what every worker would fail on is said once, here: policies, folder, keys
     Keys.load(settings.api_keys_file)
     with ExitStack() as stack:
         shared = stack.enter_context(socket.create_server((settings.host, settings.port), backlog=BACKLOG))

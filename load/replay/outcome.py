@@ -41,6 +41,8 @@ class Outcome(msgspec.Struct, frozen=True):
     balance: float
     """Busiest engine's busy time over the mean, within a role; the worst role's."""
     span_s: float
+    saturated_share: float = 0.0
+    """Share of requests of which the policy said that no engine serves them as it should."""
 
 
 def outcome(simulation: Simulation, slo: Slo = Slo()) -> Outcome:  # noqa: B008  frozen
@@ -73,6 +75,7 @@ def outcome(simulation: Simulation, slo: Slo = Slo()) -> Outcome:  # noqa: B008 
         transferred_tb=moved / 1e12,
         balance=_balance(simulation),
         span_s=span_s,
+        saturated_share=simulation.saturated / max(1, len(simulation.jobs)),
     )
 
 

@@ -144,7 +144,7 @@ class Simulation:
         self._order = 0
         self.now_s = 0.0
         self.jobs: list[Job] = []
-        self.refused = 0
+        self.refused = self.saturated = 0
         self.nodes: dict[str, Node] = {}
         shared = not self._knowledge.private
         for member in shape.members:
@@ -218,6 +218,7 @@ class Simulation:
         job = Job(index, ask, now_s, index % self._knowledge.gateways)
         self.jobs.append(job)
         placement = self._policy.place(self._request(ask), self._fleet(ask, job.gateway))
+        self.saturated += bool(placement.saturated)
         job.decode = self.nodes[placement.decode]
         job.prefill = self.nodes[placement.prefill] if placement.prefill else None
         self._book(job)

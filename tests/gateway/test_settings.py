@@ -91,3 +91,21 @@ def test_every_verb_has_help() -> None:
         result = CliRunner().invoke(build(verb), [verb, "--help"])
         assert result.exit_code == 0, verb
         assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--policy", "nothing", "not installed"),
+        ("--shadow-policy", "nothing", "not installed"),
+        ("--policies-folder", "/nowhere/at/all", "is no folder"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_said_before_anything_starts(
+    tmp_path: Path, workers: str, flag: str, value: str, words: str
+) -> None:
+    (path := tmp_path / "fleet.toml").write_text(FLEET)
+    result = CliRunner().invoke(build("serve"), ["serve", "-c", str(path), "--workers", workers, flag, value])
+    assert result.exit_code == 2
+    assert words in result.output

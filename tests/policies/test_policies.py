@@ -122,3 +122,31 @@ def test_joint_takes_a_slow_tier_for_what_it_is() -> None:
     assert chosen((0, 0), (0, 16_000)) == "p1"
     assert chosen((16_000, 0), (0, 16_000)) == "p0"
     assert chosen((4000, 0), (0, 16_000)) == "p1"
+
+
+def test_joint_says_when_all_is_full() -> None:
+    request = Request(model="m", prompt_tokens=20_000)
+
+    def placed(queue_s: float, held: int) -> Placement:
+        p = Engine(name="p", role="prefill", prefill_s=queue_s)
+        d = Engine(name="d", role="decode", prefill_s=queue_s, decode_tokens=held, decode_requests=4, kv_tokens=100_000)
+        return create("joint").place(request, Fleet(engines=(p, d)))
+
+    assert placed(0.1, 0).saturated == ""
+    assert placed(9.0, 0).saturated == "queues"
+    assert placed(0.1, 95_000).saturated == "memory"
+    assert (placed(9.0, 0).ttft_s or 0) > 9.0 > (placed(0.1, 0).ttft_s or 99)
+
+
+@pytest.mark.parametrize("decider", ["always", "never", "suffix_length:2048", "isl_bounding"])
+@pytest.mark.parametrize("name", sorted(set(names()) - {"joint", "joint_latency", "joint_throughput"}))
+def test_every_known_policy_takes_every_decider(name: str, decider: str) -> None:
+    engines = (
+        Engine(name="p", role="prefill"),
+        *(Engine(name=f"d{at}", role="decode", cached_tokens=9000 * at) for at in range(2)),
+    )
+    policy = create(f"{name}+{decider}", 1)
+    placed = policy.place(Request(model="m", prompt_tokens=10_000), Fleet(engines=engines))
+    assert (placed.prefill is None) == (decider == "never" or (decider != "always" and placed.decode == "d1"))
+    if decider == "isl_bounding" and name in ("cache_aware", "preble", "kv_cost", "weighted"):
+        assert placed.decode == "d1", "its choice of a decode engine is blind to what that holds"
