@@ -9,7 +9,7 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
     q_e     = prefill seconds booked on e
-    price_e = 2 + min(20, arrivals per prefill engine * (q_e + w_e / 2) / max(0.1, 1 - prefill_load)):
+    price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
     wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
@@ -35,7 +35,7 @@ import random
 
 from policies.contract import Engine, Fleet, Placement, Request
 
-CREDIT, CAP = 2.0, 20.0
+CREDIT, CAP = 3.0, 20.0
 STEPS, ANSWER = 0.1, 256
 TAU_S, FULL_S = 4.0, 20.0
 STALL_S = 0.06
@@ -116,7 +116,7 @@ class Joint:
             for engine in prefillers:
                 work = _work_s(engine, prompt, reload_s)
                 waits = engine.prefill_s
-                price = CREDIT + min(CAP, rush * (waits + work / 2))
+                price = CREDIT + min(CAP, rush * (waits + work))
                 cost = waits + work * price * engine.cost
                 scores[engine.name] = -cost
                 by_host.setdefault(engine.host, []).append((cost, engine.name))
@@ -140,7 +140,7 @@ class Joint:
             if busy:
                 work *= speed.mix
             waits = engine.prefill_s
-            price = CREDIT + min(CAP, rush * (waits + work / 2))
+            price = CREDIT + min(CAP, rush * (waits + work))
             local = waits + work * price * engine.cost + decoding
             local += harm * busy * work * work / STALL_S * (1.0 + (waits + work) / TAU_S)
             if full:
