@@ -95,6 +95,7 @@ class Engine(_Strict):
     drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
     pp: int = Field(1, gt=0, description="pipeline parallel size")
+    dp: int = Field(1, gt=0, description="data parallel ranks behind one `url`; each is placed by itself")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
     nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP rank")
     events_port: int | None = Field(None, gt=0, lt=65536, description="KV events (PUB)")
@@ -120,6 +121,10 @@ class Engine(_Strict):
     def _ours_or_theirs(self) -> Self:
         if bool(self.url) == bool(self.port):
             raise ValueError("give `url` for an engine that runs already, or `port` for one to be started (not both)")
+        if self.dp > 1 and not self.url:
+            raise ValueError(
+                f"dp is {self.dp}: it is for an engine that runs already; list those to be started one by one"
+            )
         if self.gpus and len(self.gpus) % (self.tp * self.pp):
             raise ValueError(f"gpus has {len(self.gpus)} entries, tp is {self.tp}, pp {self.pp}: list tp x pp GPUs")
         return self

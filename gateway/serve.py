@@ -64,6 +64,8 @@ def serve(
 
         baton serve --prefill http://10.0.0.1:8000 --decode http://10.0.0.2:8000
 
+    One with several data parallel ranks: http://10.0.0.2:8000#dp=2.
+
     Every setting can be given in the file's [gateway] table or as BATON_NAME in the environment too.
     """
     flags = {
@@ -135,9 +137,13 @@ def _of_urls(urls: list[tuple[Role, str]], lease_s: float, registered: bool) -> 
             "--fleet-secret-file FILE for engines that register themselves"
         )
     roles = [role for role, _ in urls]
-    engines = [
-        {"name": f"{role[0]}{roles[:i].count(role)}", "role": role, "url": url} for i, (role, url) in enumerate(urls)
-    ]
+    engines: list[dict[str, object]] = []
+    for i, (role, given) in enumerate(urls):
+        url, ranks, count = given.partition("#dp=")
+        if ranks and not count.isdecimal():
+            raise FleetError(f"{given}: write the number of data parallel ranks: {url}#dp=2")
+        dp = int(count) if ranks else 1
+        engines.append({"name": f"{role[0]}{roles[:i].count(role)}", "role": role, "url": url, "dp": dp})
     return FleetFile.parse({"models": {ANY: {"lease_s": lease_s}}, "engines": engines}, "engine URLs")
 
 

@@ -138,18 +138,19 @@ class App:
 
     def _metrics(self, *_: object) -> Reply:
         double = self._double
-        page = metrics.render(double.stats, double.limits, double.model)
+        page = metrics.render([engine.measured() for engine in double.engines], double.limits, double.model)
         return 200, page.encode(), metrics.CONTENT_TYPE.encode()
 
     def _load(self, *_: object) -> Reply:
         return 200, json.encode({"server_load": self._double.stats.busy}), JSON
 
     def _sources(self, *_: object) -> Reply:
-        publisher = self._double.engine.publisher
-        return 200, json.encode({"0": publisher.source()} if publisher else {}), JSON
+        published = {str(rank): engine.publisher for rank, engine in enumerate(self._double.engines)}
+        return 200, json.encode({rank: one.source() for rank, one in published.items() if one is not None}), JSON
 
     def _reset(self, *_: object) -> Reply:
-        return 200, json.encode({"success": self._double.engine.reset_prefix_cache()}), JSON
+        done = [engine.reset_prefix_cache() for engine in self._double.engines]
+        return 200, json.encode({"success": all(done)}), JSON
 
     def _known_model(self, headers: dict[str, str], raw: bytes) -> dict[str, Any]:
         body = parse(raw, headers.get("content-type", ""))

@@ -12,6 +12,7 @@ from msgspec import json
 
 from engines.double.app import App
 from engines.double.engine import Engine
+from engines.double.errors import RefusedError
 from engines.double.events import publisher
 from engines.double.faults import Faults
 from engines.double.formats import Ids
@@ -46,7 +47,8 @@ class Double:
 
     `role` says what a fleet uses it for; every double can do everything. `limits` are its fixed sizes (keywords of
     `Limits` may be given directly: `Double(block_size=32, max_num_seqs=4)`). KV events are off unless `events` is true
-    or a port is given; a port of 0 is any free one, kept over `die` and `revive`.
+    or a port is given; a port of 0 is any free one, kept over `die` and `revive`. With `dp` above 1 it has so many
+    data-parallel ranks, each with its own scheduler, cache and events (at the ports that follow, as vLLM numbers them).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Double:
         events: bool = False,
         events_port: int | None = None,
         replay_port: int | None = None,
+        dp: int = 1,
         lease_s: float = 30.0,
         seed: int = 0,
         timing: Timing | None = None,
@@ -79,16 +82,20 @@ class Double:
         self.server = Server(App(self), host, port)
         self.host = host
         self._lease_s = lease_s
-        self._nixl_port = nixl_port
-        self._endpoint = _endpoint(0 if events and events_port is None else events_port)
-        self._replay_endpoint = _endpoint(0 if events and replay_port is None else replay_port)
-        self._engine: Engine | None = None
+        self._nixl_ports = [nixl_port and nixl_port + rank for rank in range(dp)]
+        ports = (
+            0 if events and events_port is None else events_port,
+            0 if events and replay_port is None else replay_port,
+        )
+        self._endpoints = [[_endpoint(port and port + rank) for port in ports] for rank in range(dp)]
+        self.engines: list[Engine] = []
+        """The current incarnation, by rank."""
         self._ending: asyncio.Task[None] | None = None
         self._errands: list[Coroutine[Any, Any, None]] = []
         self._arrived = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Double {self.name} ({self.role}) {self.host}:{self.server.port} {self._engine}>"
+        return f"<Double {self.name} ({self.role}) {self.host}:{self.server.port} {self.engines}>"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -106,10 +113,18 @@ class Double:
 
     @property
     def engine(self) -> Engine:
-        """The current incarnation. Raises RuntimeError before `start`."""
-        if self._engine is None:
+        """The current incarnation (its first rank). Raises RuntimeError before `start`."""
+        if not self.engines:
             raise RuntimeError(f"double {self.name!r} has not been started: use `async with`")
-        return self._engine
+        return self.engines[0]
+
+    def of_rank(self, wanted: str | None) -> Engine:
+        """The rank that `X-data-parallel-rank` names; the least busy one if it names none. Raises `RefusedError`."""
+        if wanted is None or not wanted.lstrip("-").isdecimal():
+            return min(self.engines, key=lambda engine: engine.stats.busy)
+        if not 0 <= int(wanted) < len(self.engines):
+            raise RefusedError(f"data_parallel_rank {wanted} is out of range [0, {len(self.engines)}).")
+        return self.engines[int(wanted)]
 
     @property
     def engine_id(self) -> str:
@@ -119,13 +134,12 @@ class Double:
     @property
     def stats(self) -> Stats:
         """Counters and gauges of the current incarnation, up to date."""
-        self.engine.measure()
-        return self.engine.stats
+        return self.engine.measured()
 
     @property
     def alive(self) -> bool:
         """Whether the engine lives (it may still refuse connections or hang)."""
-        return self._engine is not None and not self._engine.dead
+        return bool(self.engines) and not self.engine.dead
 
     @property
     def lease_s(self) -> float:
@@ -135,8 +149,8 @@ class Double:
     @lease_s.setter
     def lease_s(self, seconds: float) -> None:
         self._lease_s = seconds
-        if self._engine is not None:
-            self._engine.leases.seconds = seconds
+        for engine in self.engines:
+            engine.leases.seconds = seconds
 
     @property
     def posts(self) -> list[Received]:
@@ -147,8 +161,11 @@ class Double:
         """Listen and start an engine. Raises OSError, and leaves nothing behind, if a port is taken."""
         self.server.bind()
         try:
-            self._engine = await self._incarnate()
+            self.engines = []
+            for rank in range(len(self._nixl_ports)):
+                self.engines.append(await self._incarnate(rank))
         except BaseException:
+            await self._end_engines()
             await self.server.close()
             raise
         await self.server.listen()
@@ -156,20 +173,22 @@ class Double:
     async def close(self) -> None:
         """Stop everything and give the ports back."""
         self.server.kill()
-        if self._engine is not None and not self._engine.dead:
-            await self._end_engine(self._engine)
+        if self.alive:
+            await self._end_engines()
         elif self._ending is not None:
             await self._ending
         await self.server.close()
 
-    async def _incarnate(self) -> Engine:
+    async def _incarnate(self, rank: int) -> Engine:
         source = None
-        if self._endpoint is not None:
-            source = await publisher(self.limits.block_size, self._endpoint, self._replay_endpoint, self.faults)
-            self._endpoint, self._replay_endpoint = source.endpoint, source.replay_endpoint
-        channel = SideChannel(self.host, self._nixl_port)
+        endpoint, replay_endpoint = self._endpoints[rank]
+        if endpoint is not None:
+            source = await publisher(self.limits.block_size, endpoint, replay_endpoint, self.faults, rank)
+            self._endpoints[rank] = [source.endpoint, source.replay_endpoint]
+        channel = SideChannel(self.host, self._nixl_ports[rank])
+        suffix = f"_dp{rank}" if len(self._nixl_ports) > 1 else ""
         engine = Engine(
-            f"{self.ids.next(8)}-{self.name}",
+            f"{self.ids.next(8)}-{self.name}{suffix}",
             self.limits,
             self.timing,
             self.faults,
@@ -183,8 +202,11 @@ class Double:
         except BaseException:
             await self._end_engine(engine)
             raise
-        self._nixl_port = channel.port
+        self._nixl_ports[rank] = channel.port
         return engine
+
+    async def _end_engines(self) -> None:
+        await asyncio.gather(*(self._end_engine(engine) for engine in self.engines))
 
     @staticmethod
     async def _end_engine(engine: Engine) -> None:
@@ -197,7 +219,7 @@ class Double:
 
     def _died(self) -> None:
         self.server.kill()
-        self._ending = asyncio.get_running_loop().create_task(self._end_engine(self.engine))
+        self._ending = asyncio.get_running_loop().create_task(self._end_engines())
 
     async def die(self) -> None:
         """The process ends: connections drop, the ports refuse, the KV cache and the leases are gone."""
@@ -233,7 +255,8 @@ class Double:
 
     async def idle(self) -> None:
         """Wait until no sequence runs, waits or loads."""
-        await self.engine.until(lambda stats: not stats.busy)
+        for engine in self.engines:
+            await engine.until(lambda stats: not stats.busy)
 
     async def busy(self, count: int = 1) -> None:
         """Wait until at least `count` sequences are in the engine."""

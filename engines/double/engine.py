@@ -392,6 +392,11 @@ class Engine:
         stats.loading = sum(sequence.finish is None for sequence in self._loads) if self._loads else 0
         stats.usage = self.pool.usage
 
+    def measured(self) -> Stats:
+        """Its counters, with gauges up to date."""
+        self.measure()
+        return self.stats
+
     def _changed(self) -> None:
         self.measure()
         self._watchers.look()

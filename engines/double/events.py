@@ -60,9 +60,16 @@ class Publisher:
     """
 
     def __init__(
-        self, block_size: int, endpoint: str, replay_endpoint: str | None, faults: Faults, topic: str = "kv-events"
+        self,
+        block_size: int,
+        endpoint: str,
+        replay_endpoint: str | None,
+        faults: Faults,
+        rank: int = 0,
+        topic: str = "kv-events",
     ) -> None:
         self._faults = faults
+        self._rank = rank
         self._size = block_size
         self._topic = topic.encode()
         self._pending: list[BlockStored | BlockRemoved | AllBlocksCleared] = []
@@ -117,7 +124,7 @@ class Publisher:
         """Send what happened since the last flush as one batch; nothing if nothing did."""
         if not self._pending:
             return
-        payload = self._encode(Batch(time.time(), self._pending, 0))
+        payload = self._encode(Batch(time.time(), self._pending, self._rank))
         self._pending = []
         number, self._next = self._next, self._next + 1
         self._kept.append((number, payload))
@@ -148,12 +155,14 @@ class Publisher:
                 socket.close(linger=0)
 
 
-async def publisher(block_size: int, endpoint: str, replay_endpoint: str | None, faults: Faults) -> Publisher:
+async def publisher(
+    block_size: int, endpoint: str, replay_endpoint: str | None, faults: Faults, rank: int = 0
+) -> Publisher:
     """A publisher; waits a little for ports that an earlier one has just closed. Raises OSError if they stay taken."""
     patience = asyncio.get_running_loop().time() + _PATIENCE_S
     while True:
         try:
-            return Publisher(block_size, endpoint, replay_endpoint, faults)
+            return Publisher(block_size, endpoint, replay_endpoint, faults, rank)
         except ZMQError as error:
             if error.errno != errno.EADDRINUSE or asyncio.get_running_loop().time() > patience:
                 raise OSError(f"cannot publish KV events on {endpoint}, {replay_endpoint}: {error.strerror}") from error

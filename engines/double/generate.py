@@ -37,6 +37,7 @@ async def generate(
     engine = double.engine
     params: Any = None
     try:
+        engine = double.of_rank(headers.get("x-data-parallel-rank"))
         body = parse(raw, headers.get("content-type", ""))
         params = body.get("kv_transfer_params")
         asked = read(api, body, double.model, double.limits)
@@ -60,17 +61,16 @@ async def generate(
     leaving = asyncio.get_running_loop().create_task(_leave(receive, engine, choices))
     try:
         if asked.stream:
-            await _stream(double, asked, choices, form(asked, head), send)
+            await _stream(double, engine, asked, choices, form(asked, head), send)
         else:
-            await _whole(double, asked, choices, form(asked, head), send)
+            await _whole(double, engine, asked, choices, form(asked, head), send)
     finally:
         leaving.cancel()
         for choice in choices:
             engine.abort(choice.sequence)
 
 
-async def _whole(double: "Double", asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
-    engine = double.engine
+async def _whole(double: "Double", engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
     try:
         async for _ in deltas(engine, asked, choices):
             pass
@@ -86,8 +86,9 @@ async def _whole(double: "Double", asked: Ask, choices: list[Choice], form: Form
     await double.answered()
 
 
-async def _stream(double: "Double", asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
-    engine = double.engine
+async def _stream(
+    double: "Double", engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send
+) -> None:
     cut, fail = double.faults.draw_cut()
     left, sound = cut or -1, fail or -1
 

@@ -1,6 +1,6 @@
 """`/metrics`: the counters as Prometheus text, with vLLM's names, types, labels and bucket bounds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from engines.double.limits import Limits
 from engines.double.stats import Histogram, Stats
@@ -12,12 +12,22 @@ process_start_time_seconds {:.2f}
 """
 """Another value is another life of the engine."""
 
+_HELP = "# HELP "
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
-def render(stats: Stats, limits: Limits, model: str) -> str:
-    """The exposition of one engine. Counters that a double has no use for are left out."""
-    page = _Page(f'engine="0",model_name="{model}"')
+def render(ranks: Sequence[Stats], limits: Limits, model: str) -> str:
+    """The exposition of an engine with these ranks. Counters that a double has no use for are left out."""
+    pages = [_of_rank(rank, stats, limits, model).split(_HELP) for rank, stats in enumerate(ranks)]
+    families = []
+    for first, *others in zip(*pages, strict=True):
+        samples = (line for other in others for line in other.splitlines(keepends=True)[1:] if line.startswith("vllm:"))
+        families.append("".join([first, *samples]))
+    return _HELP.join(families)
+
+
+def _of_rank(rank: int, stats: Stats, limits: Limits, model: str) -> str:
+    page = _Page(f'engine="{rank}",model_name="{model}"')
     page.histogram("nixl_xfer_time_seconds", stats.transfer_s)
     page.histogram("nixl_bytes_transferred", stats.transfer_bytes)
     page.counter("nixl_num_failed_transfers_total", stats.transfers_failed)
@@ -48,7 +58,7 @@ def render(stats: Stats, limits: Limits, model: str) -> str:
     page.histogram("inter_token_latency_seconds", stats.between_tokens_s)
     page.histogram("e2e_request_latency_seconds", stats.request_s)
     config = (
-        f'block_size="{limits.block_size}",cache_dtype="auto",enable_prefix_caching="True",engine="0",'
+        f'block_size="{limits.block_size}",cache_dtype="auto",enable_prefix_caching="True",engine="{rank}",'
         f'num_gpu_blocks="{limits.num_blocks}"'
     )
     page.line("cache_config_info", "gauge", [(config, 1)])

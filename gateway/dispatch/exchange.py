@@ -6,6 +6,7 @@ import time
 import msgspec
 
 from gateway.dispatch.trail import Trail
+from gateway.fleet.engine import Engine
 from gateway.index.sight import Sight
 from gateway.prompt.apis import Api
 from gateway.prompt.body import Fields
@@ -87,12 +88,13 @@ class Exchange(msgspec.Struct):
         """Whether the client was sent a part of the answer."""
         return self.given is not None
 
-    def engine_headers(self, span: Span) -> Headers:
+    def engine_headers(self, span: Span, engine: Engine) -> Headers:
         """Headers of one leg."""
         return [
             (b"content-type", b"application/json"),
             (b"x-request-id", self.engine_id),
             *self.headers,
+            *engine.headers,
             *span.context(),
         ]
 

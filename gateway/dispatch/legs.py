@@ -111,7 +111,7 @@ async def _call(
         answer = await engine.pool.request(
             "POST",
             x.api.target,
-            x.engine_headers(span),
+            x.engine_headers(span, engine),
             body,
             first_byte_s=first_byte_s,
             twice=not (remote or x.lasting),
@@ -167,7 +167,7 @@ async def _open(
         answer = await engine.pool.request(
             "POST",
             x.api.target,
-            x.engine_headers(span),
+            x.engine_headers(span, engine),
             body,
             first_byte_s=first_byte_s,
             twice=not (remote or x.lasting),

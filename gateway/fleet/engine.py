@@ -9,7 +9,7 @@ from engines.fleet import LEASE_S, Role
 from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
 from gateway.fleet.leftover import Leftover
 from gateway.fleet.pace import Pace
-from gateway.fleet.wanted import Wanted
+from gateway.fleet.wanted import Wanted, rank_of
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
 
@@ -65,6 +65,10 @@ class Engine:
         self.wanted = Wanted(name, url, role, model, host, lease_s)
         self.name = name
         self.url = url
+        self.rank = rank_of(url)
+        """Its data-parallel rank, where each is an engine of its own; they share a process and its port."""
+        self.headers = [] if self.rank is None else [(b"x-data-parallel-rank", b"%d" % self.rank)]
+        """That every request there carries."""
         self.role = role
         self.host = host
         self.lease_s = lease_s

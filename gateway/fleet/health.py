@@ -43,11 +43,12 @@ def _authorities() -> ssl.SSLContext:
 
 def client(engine: Engine, timeout_s: float) -> httpx.AsyncClient:
     """A client for control traffic to one engine."""
-    if engine.url.startswith("unix:"):
-        transport = httpx.AsyncHTTPTransport(verify=False, uds=engine.url.removeprefix("unix://"))
-        return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout_s)
-    verify = _authorities() if engine.url.startswith("https:") else False  # there is nothing to verify in the clear
-    return httpx.AsyncClient(base_url=engine.url, timeout=timeout_s, trust_env=False, verify=verify)
+    url, headers = engine.url.partition("#")[0], engine.headers
+    if url.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(verify=False, uds=url.removeprefix("unix://"))
+        return httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=timeout_s, headers=headers)
+    verify = _authorities() if url.startswith("https:") else False  # there is nothing to verify in the clear
+    return httpx.AsyncClient(base_url=url, timeout=timeout_s, trust_env=False, verify=verify, headers=headers)
 
 
 async def check(engine: Engine, http: httpx.AsyncClient) -> str:

@@ -56,7 +56,7 @@ class Vigil:
 
     async def _look(self, http: httpx.AsyncClient) -> str:
         engine = self._engine
-        found = await look(http)
+        found = await look(http, engine.rank)
         if found is not None:
             engine.kv_usage = found.kv_usage
             others = await self._others.elsewhere(engine)

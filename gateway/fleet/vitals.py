@@ -25,22 +25,23 @@ class Vitals(msgspec.Struct, frozen=True):
     """A number that grows as long as it computes."""
 
 
-def vitals(page: str) -> Vitals | None:
-    """Read an engine's `/metrics`; None if it does not say."""
-    running, waiting = total(page, surface.RUNNING), total(page, surface.WAITING)
+def vitals(page: str, rank: int | None = None) -> Vitals | None:
+    """Read an engine's `/metrics`, or what it says of one data-parallel rank; None if it does not say."""
+    which = {} if rank is None else {"engine": str(rank)}
+    running, waiting = total(page, surface.RUNNING, which), total(page, surface.WAITING, which)
     if running is None or waiting is None:
         return None
-    work = sum(total(page, name) or 0.0 for name in _WORK)
-    return Vitals(int(running + waiting), total(page, surface.KV_USAGE) or 0.0, work)
+    work = sum(total(page, name, which) or 0.0 for name in _WORK)
+    return Vitals(int(running + waiting), total(page, surface.KV_USAGE, which) or 0.0, work)
 
 
-async def look(http: httpx.AsyncClient) -> Vitals | None:
+async def look(http: httpx.AsyncClient, rank: int | None = None) -> Vitals | None:
     """Ask an engine how it is; None if it does not say."""
     try:
         answer = await http.get("/metrics")
     except httpx.HTTPError:
         return None
-    return vitals(answer.text) if answer.status_code == 200 else None
+    return vitals(answer.text, rank) if answer.status_code == 200 else None
 
 
 async def silence(http: httpx.AsyncClient, model: str, timeout_s: float) -> str:

@@ -11,6 +11,20 @@ from engines.model import profile as profiles
 Links = Mapping[tuple[str, str], contract.Link]
 
 
+_RANK = "#rank="
+
+
+def of_rank(url: str, rank: int) -> str:
+    """The URL by which all gateways know one data-parallel rank of the engine at `url`."""
+    return f"{url}{_RANK}{rank}"
+
+
+def rank_of(url: str) -> int | None:
+    """Which data-parallel rank a URL means; None: the engine as a whole."""
+    _, found, number = url.partition(_RANK)
+    return int(number) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """One engine that requests should be sent to."""
@@ -33,11 +47,11 @@ class Wanted:
 
 
 def of_file(file: FleetFile) -> list[Wanted]:
-    """The engines that a fleet file names. Raises `UnknownProfile`."""
+    """The engines that a fleet file names, each data-parallel rank by itself. Raises `UnknownProfile`."""
     return [
         Wanted(
-            e.name,
-            file.url(e),
+            e.name if e.dp == 1 else f"{e.name}.{rank}",
+            file.url(e) if e.dp == 1 else of_rank(file.url(e), rank),
             e.role,
             model="" if e.model == ANY else e.model,
             host=e.host,
@@ -46,6 +60,7 @@ def of_file(file: FleetFile) -> list[Wanted]:
             drain=e.drain,
         )
         for e in file.engines
+        for rank in range(e.dp)
     ]
 
 

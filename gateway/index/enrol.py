@@ -121,7 +121,7 @@ class Enrolment:
                     return
 
     async def _learn(self, engine: Engine, http: httpx.AsyncClient) -> None:
-        told = await facts(http)
+        told = await facts(http, engine.rank)
         namespace = await self._namespace(engine, told.block_size)
         if engine.started_s not in (0.0, told.started_s):
             namespace.ingest.restarted(engine.url)
@@ -142,7 +142,9 @@ class Enrolment:
             )
             namespace.wrong[engine.name] = wrong
             log.warning("%s", wrong)
-        await namespace.ingest.add(engine.url, await sources(engine.url, http))
+        published = await sources(engine.url, http)
+        mine = [source for source in published if engine.rank in (None, source.rank)]
+        await namespace.ingest.add(engine.url, mine)
         if prompts.reader is not None:
             prompts.verdict(engine.name, await probe.disagreement(http, engine.model, prompts.reader))
         if prompts.wants_renderer:
