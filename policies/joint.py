@@ -104,9 +104,7 @@ class Joint:
         prefillers = fleet.prefillers
         collocated = fleet.collocated
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
-        harm = 0.0 if collocated else self.harm * fleet.itl_price
-        if harm < self.harm:
-            harm = max(harm, min(self.harm, PRESSED))
+        harm = 0.0 if collocated else max(self.harm * fleet.itl_price, min(self.harm, PRESSED))
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
 

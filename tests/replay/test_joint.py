@@ -70,3 +70,8 @@ def test_it_keeps_to_its_share_of_stalls() -> None:
     usual = sorted(gaps)[len(gaps) // 2][0]
     tokens = sum(count for _, count in gaps)
     assert sum(count for gap, count in gaps if gap > 3 * usual) < 0.02 * tokens
+
+
+def test_where_every_engine_does_both_nothing_is_charged_for_pauses() -> None:
+    joint, conductor = (outcome(simulate("chat:rate=20,minutes=0.5", name, "4C")) for name in ("joint", "conductor"))
+    assert joint.ttft_ms.mean <= 1.03 * conductor.ttft_ms.mean
