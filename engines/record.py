@@ -97,7 +97,7 @@ def of_engine(fleet: Fleet, engine: Engine, address: str = "", drain: bool = Fal
         lease_s=model.lease_s,
         tokenizer=model.tokenizer or model.path,
         block_size=model.block_size,
-        dp=getattr(engine, "dp", 1),
+        dp=engine.dp,
         speed=load(engine.profile).speed if engine.profile else None,
         drain=drain or engine.drain,
     )
