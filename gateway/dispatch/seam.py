@@ -44,26 +44,39 @@ class Seam:
     def take(self, text: str) -> Sewn:
         """Text of the second engine has come."""
         self._buffer += text
-        found = None
-        if self.open:
-            ends = (
-                (at + len(stop), at, stop)
-                for stop in self._stops
-                if 0 <= (at := self._buffer.find(stop, max(0, self._cut - len(stop) + 1))) < self._cut
-            )
-            found = min(ends, default=None)
-        if found is not None:
-            end, at, stop = found
-            self.open = False
-            return Sewn(self._buffer[self._sent : max(self._sent, end if self._include else at)], stop)
+        if (found := self._reaching(self._buffer)) is not None:
+            return found
         self.open = self.open and self._alive()
         if self.open and not self._include:
             return Sewn("")
+        return self._rest()
+
+    def end(self, stop: str | None = None) -> Sewn:
+        """The second engine has ended, at a stop string of its own if `stop` names one: what is still held back.
+
+        A stop string that the engine cut off may have completed one that began before the cut, which comes first then.
+        """
+        found = self._reaching(self._buffer + stop) if stop and not self._include else None
+        self.open = False
+        return found or self._rest()
+
+    def _reaching(self, text: str) -> Sewn | None:
+        """What may be sent of `text` if a stop string in it begins before the cut and ends after it."""
+        if not self.open:
+            return None
+        ends = (
+            (at + len(stop), at, stop)
+            for stop in self._stops
+            if 0 <= (at := text.find(stop, max(0, self._cut - len(stop) + 1))) < self._cut
+        )
+        found = min(ends, default=None)
+        if found is None:
+            return None
+        end, at, stop = found
+        self.open = False
+        return Sewn(text[self._sent : max(self._sent, end if self._include else at)], stop)
+
+    def _rest(self) -> Sewn:
+        """All that was not sent yet."""
         text, self._sent = self._buffer[self._sent :], len(self._buffer)
         return Sewn(text)
-
-    def end(self) -> str:
-        """The second engine has ended: what is still held back."""
-        self.open = False
-        text, self._sent = self._buffer[self._sent :], len(self._buffer)
-        return text

@@ -32,6 +32,7 @@ class _Choice(msgspec.Struct):
     delta: dict[str, Raw] | None = None
     text: Raw = Raw(b"null")
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
     token_ids: list[int] | None = None
     prompt_token_ids: Raw = Raw(b"null")
 
@@ -232,7 +233,10 @@ class Trail:
         assert seam is not None
         plain = _string(b'"%b"' % text)
         sewn = seam.take(plain)
-        shown = sewn.text + (seam.end() if self.finished and sewn.stop is None else "")
+        shown = sewn.text
+        if self.finished and sewn.stop is None:
+            sewn = seam.end(choice.stop_reason if isinstance(choice.stop_reason, str) else None)
+            shown += sewn.text
         del self._text[len(self._text) - len(text) :]
         self._text += _encode(shown)[1:-1]
         if sewn.stop is not None:

@@ -137,4 +137,4 @@ def native(
             raise typer.Exit(0 if optional else 1) from None
     files, why = loader.stands(loader.BUILT, loader.ROOT)
     typer.echo(f"{len(files)} compiled files in {loader.BUILT}" if files else f"interpreted: {why}")
-    raise typer.Exit(0 if files else 1)
+    raise typer.Exit(0 if files or optional else 1)

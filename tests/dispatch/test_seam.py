@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch.seam import Seam
+from gateway.dispatch.seam import Seam, Sewn
 
 WORDS = st.text("ab", max_size=12)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
@@ -52,8 +52,13 @@ def test_two_engines_say_what_one_would(first: str, second: str, stops: list[str
             stop = sewn.stop
             break
     else:
-        sent += seam.end()
-        stop = rest.stop
+        last = seam.end(rest.stop)
+        sent += last.text
+        stop = last.stop or rest.stop
     right, right_stop = one_engine(first + second, stops, include)
     assert sent == right
     assert (stop is None) == (right_stop is None)
+
+
+def test_a_stop_string_that_the_second_engine_cut_off_completes_one_that_began_before() -> None:
+    assert Seam("b", "b", ["bb"], include=False).end("bb") == Sewn("", "bb")
