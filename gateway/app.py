@@ -96,9 +96,9 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._heed()
         self._tracing = tracing or Tracing.of(settings)
-        dispatching = Recording if settings.record_file else Dispatcher
-        dispatcher = dispatching(fleet, self.lookup, self.router, self.metrics, settings)
-        self._serving = Serving(keys, fleet, self.lookup, dispatcher, self.metrics, self._tracing, settings)
+        dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
+        dispatching = Recording(dispatcher, settings) if settings.record_file else dispatcher
+        self._serving = Serving(keys, fleet, self.lookup, dispatching, self.metrics, self._tracing, settings)
         book = OrderBook(siblings.orders if siblings is not None else None)
         self._orders = Admin(self.roster, self.readiness, self.reloading, settings, book, siblings)
         shown = [*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)]

@@ -160,21 +160,22 @@ class Double:
     async def start(self) -> None:
         """Listen and start an engine. Raises OSError, and leaves nothing behind, if a port is taken."""
         self.server.bind()
+        engines: list[Engine] = []
         try:
-            self.engines = []
             for rank in range(len(self._nixl_ports)):
-                self.engines.append(await self._incarnate(rank))
+                engines.append(await self._incarnate(rank))
         except BaseException:
-            await self._end_engines()
+            await self._end_engines(engines)
             await self.server.close()
             raise
+        self.engines = engines
         await self.server.listen()
 
     async def close(self) -> None:
         """Stop everything and give the ports back."""
         self.server.kill()
         if self.alive:
-            await self._end_engines()
+            await self._end_engines(self.engines)
         elif self._ending is not None:
             await self._ending
         await self.server.close()
@@ -205,8 +206,8 @@ class Double:
         self._nixl_ports[rank] = channel.port
         return engine
 
-    async def _end_engines(self) -> None:
-        await asyncio.gather(*(self._end_engine(engine) for engine in self.engines))
+    async def _end_engines(self, engines: Many[Engine]) -> None:
+        await asyncio.gather(*(self._end_engine(engine) for engine in engines))
 
     @staticmethod
     async def _end_engine(engine: Engine) -> None:
@@ -219,7 +220,7 @@ class Double:
 
     def _died(self) -> None:
         self.server.kill()
-        self._ending = asyncio.get_running_loop().create_task(self._end_engines())
+        self._ending = asyncio.get_running_loop().create_task(self._end_engines(self.engines))
 
     async def die(self) -> None:
         """The process ends: connections drop, the ports refuse, the KV cache and the leases are gone."""

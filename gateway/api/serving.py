@@ -5,11 +5,12 @@ import logging
 import os
 import re
 import time
+from typing import Protocol
 
 from gateway.admission.keys import Keys
 from gateway.api.client import Client, Presence
+from gateway.dispatch import journey
 from gateway.dispatch.exchange import Exchange
-from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.relay import Cut, Stuck
 from gateway.errors import ApiError, model_not_found, unavailable
 from gateway.fleet.fleet import Fleet
@@ -32,6 +33,12 @@ _SESSION_BYTES = 256
 _UNTRACED = Untraced()
 
 
+class Dispatching(Protocol):
+    """Carries out a request: a dispatcher, or one that is watched."""
+
+    async def serve(self, x: Exchange, client: journey.Client) -> int: ...
+
+
 class Serving:
     """Answers calls on all routes that engines answer."""
 
@@ -40,7 +47,7 @@ class Serving:
         keys: Keys,
         fleet: Fleet,
         lookup: Lookup,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatching,
         metrics: Metrics,
         tracing: Tracing,
         settings: Settings,

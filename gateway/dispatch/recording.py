@@ -15,6 +15,7 @@ import xxhash
 
 from gateway.dispatch.exchange import Exchange, Headers
 from gateway.dispatch.journey import Client, Dispatcher
+from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +44,18 @@ class Line(msgspec.Struct, omit_defaults=True):
     """A hash of the session's name."""
 
 
-class Recording(Dispatcher):
-    """A dispatcher that writes down what it has answered, up to a size of the file."""
+class Recording:
+    """Writes down what a dispatcher has answered, up to a size of the file."""
 
-    _full = False
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._full = False
 
     async def serve(self, x: Exchange, client: Client) -> int:
         came_s = time.time() - (time.perf_counter() - x.started)
         tap = Tap(client)
-        status = await super().serve(x, tap)
+        status = await self._dispatcher.serve(x, tap)
         if status == 200 and not self._full:
             self._write(_line(x, tap, came_s))
         return status

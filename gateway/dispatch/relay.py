@@ -13,7 +13,7 @@ from gateway.dispatch.failure import cause_of
 from gateway.dispatch.trail import Trail
 from gateway.dispatch.verdict import Cause
 from gateway.settings import Settings
-from gateway.wire.answer import Answer
+from gateway.wire.connection import Sink
 from gateway.wire.errors import WireError
 
 
@@ -25,6 +25,12 @@ class Out(Protocol):
         ...
 
     async def drain(self) -> None: ...
+
+
+class Source(Protocol):
+    """Where it comes from: an answer whose head is here."""
+
+    async def pour(self, sink: Sink, idle_s: float) -> bool: ...
 
 
 HELD_LIMIT = 1 << 20
@@ -121,7 +127,7 @@ async def drained(out: Out, within_s: float) -> None:
 
 
 async def relay(
-    answer: Answer, first: bytes, out: Out, settings: Settings, tally: Tally, trail: Trail | None = None
+    answer: Source, first: bytes, out: Out, settings: Settings, tally: Tally, trail: Trail | None = None
 ) -> None:
     """Send the whole stream; `first` is its first piece. Raises `Cut` and `Stuck`."""
     flow = _Flow(out.write, tally) if trail is None else _Followed(out.write, tally, trail)

@@ -60,7 +60,7 @@ async def test_the_client_gets_what_it_asked_for(
     edges = sorted({0, len(data), *(i % (len(data) + 1) for i in at)})
     first, *rest = [data[a:b] for a, b in itertools.pairwise(edges)]
     trail, taker = Trail(api, wants, True), Taker()
-    await relay(Source(rest), first, taker, Settings(), Tally(), trail)  # type: ignore[arg-type]
+    await relay(Source(rest), first, taker, Settings(), Tally(), trail)
     assert b"".join(taker.sent) == b"".join(events(api, tokens, prompt, ids=wants))
     assert not trail.lost
     assert trail.text == "".join(text for text, _ in tokens)

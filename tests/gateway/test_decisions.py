@@ -126,7 +126,7 @@ async def test_a_stream_keeps_its_bytes_and_leaves_in_whole_events(events: list[
     sent = taker.sent
 
     tally = Tally()
-    await relay(Source(rest), first, taker, Settings(), tally)  # type: ignore[arg-type]
+    await relay(Source(rest), first, taker, Settings(), tally)
     assert b"".join(sent) == data
     assert all(piece.endswith(b"\n\n") for piece in sent)
     assert tally.events == len(events)
@@ -141,7 +141,7 @@ async def test_a_cut_stream_ends_with_a_whole_event(events: list[bytes], at: lis
 
     pieces = cut(received, at) or [b""]
     with pytest.raises(Cut):
-        await relay(Source(pieces[1:], breaks=True), pieces[0] or b"\n\n", taker, Settings(), Tally())  # type: ignore[arg-type]
+        await relay(Source(pieces[1:], breaks=True), pieces[0] or b"\n\n", taker, Settings(), Tally())
     delivered = b"".join(sent)
     assert delivered in (b"\n\n", received[: received.rfind(b"\n\n") + 2] if b"\n\n" in received else b"")
 
@@ -151,6 +151,6 @@ async def test_a_huge_event_is_not_held_back_for_ever() -> None:
     sent = taker.sent
 
     pieces = [b"x" * (HELD_LIMIT // 2)] * 8
-    await relay(Source(pieces[1:]), pieces[0], taker, Settings(), Tally())  # type: ignore[arg-type]
+    await relay(Source(pieces[1:]), pieces[0], taker, Settings(), Tally())
     assert b"".join(sent) == b"x" * (HELD_LIMIT * 4)
     assert len(sent) >= 4
