@@ -62,9 +62,13 @@ class Door:
         try:
             back_reader, back_writer = await asyncio.open_unix_connection(self.to.removeprefix("unix://"))
             self._writers.add(back_writer)
-            await asyncio.gather(
-                self._pass(reader, back_writer, writer, True), self._pass(back_reader, writer, writer, False)
-            )
+            try:
+                await asyncio.gather(
+                    self._pass(reader, back_writer, writer, True), self._pass(back_reader, writer, writer, False)
+                )
+            finally:
+                back_writer.close()
+                self._writers.discard(back_writer)
         except OSError:
             pass
         finally:
@@ -97,6 +101,7 @@ class Door:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the loop's next step
 
 
 class Scene:
