@@ -48,6 +48,7 @@ class Indexed:
     command: list[str]
     url: str
     folder: Path
+    log: Log
     gateway: Process
 
     async def restart_gateway(self) -> None:
@@ -58,7 +59,7 @@ class Indexed:
 
     async def start_gateway(self) -> None:
         patient = {"BATON_LOOKUP_BUDGET_S": "2"}  # a busy machine is not what is tested here
-        self.gateway = Process("gateway", self.command, patient, Log(self.folder / "gateway.log"))
+        self.gateway = Process("gateway", self.command, patient, self.log)
         await self.gateway.start()
         async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
             while not await self._ready(http):
@@ -111,6 +112,7 @@ async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ind
             [sys.executable, "-m", "gateway.cli", *serve],
             f"http://127.0.0.1:{port}",
             folder,
+            Log(folder / "gateway.log"),
             Process("none", [], {}, None),
         )
         try:
@@ -120,6 +122,7 @@ async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ind
         finally:
             made.gateway.kill()
             await made.gateway.wait()
+            made.log.close()
             await supervisor.stop()
 
 
