@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from gateway.connector import nixl_pull
 from gateway.connector.lease import Stale, Transfer
@@ -96,6 +98,20 @@ async def decode(
     return opened
 
 
+def _sent(
+    x: Exchange, engine: Engine, body: bytes, first_byte_s: float, span: Span, remote: bool
+) -> Coroutine[Any, Any, Answer]:
+    """A leg's request, on its way; one that carries transfer parameters (`remote`) is sent once at most."""
+    return engine.pool.request(
+        "POST",
+        x.api.target,
+        x.engine_headers(span, engine),
+        body,
+        first_byte_s=first_byte_s,
+        twice=not (remote or x.lasting),
+    )
+
+
 async def _call(
     x: Exchange,
     leg: Leg,
@@ -106,16 +122,9 @@ async def _call(
     span: Span,
     remote: bool,
 ) -> Reply:
-    """One request with its whole answer; one that carries transfer parameters (`remote`) is sent once at most."""
+    """One request with its whole answer."""
     try:
-        answer = await engine.pool.request(
-            "POST",
-            x.api.target,
-            x.engine_headers(span, engine),
-            body,
-            first_byte_s=first_byte_s,
-            twice=not (remote or x.lasting),
-        )
+        answer = await _sent(x, engine, body, first_byte_s, span, remote)
         try:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)
         finally:
@@ -164,14 +173,7 @@ async def _open(
     deadline = loop.time() + first_byte_s
     answer = None
     try:
-        answer = await engine.pool.request(
-            "POST",
-            x.api.target,
-            x.engine_headers(span, engine),
-            body,
-            first_byte_s=first_byte_s,
-            twice=not (remote or x.lasting),
-        )
+        answer = await _sent(x, engine, body, first_byte_s, span, remote)
         if answer.status != 200:
             data = await answer.read(settings.max_answer_bytes, settings.idle_timeout_s)
             answer.close()
