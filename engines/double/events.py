@@ -137,10 +137,11 @@ class Publisher:
         while True:
             client, _, start = await self._replay.recv_multipart()
             first = int.from_bytes(start, "big")
-            for number, payload in list(self._kept):
-                if number >= first:
-                    await self._replay.send_multipart((client, b"", self._topic, number.to_bytes(8, "big"), payload))
-            await self._replay.send_multipart((client, b"", b"", _END, b""))
+            answer = [(self._topic, number.to_bytes(8, "big"), kept) for number, kept in self._kept if number >= first]
+            room = self._faults.replay_room
+            for at, parts in enumerate([*answer, (b"", _END, b"")]):
+                if not room or at // room % 2 == 0:
+                    await self._replay.send_multipart((client, b"", *parts))
 
     async def close(self) -> None:
         if self._answering is not None:

@@ -43,6 +43,8 @@ class Faults:
     """new connections are refused; those that are open live on"""
     lose_events: int = 0
     """batches of KV events that are not sent (they keep their numbers and can be replayed)"""
+    replay_room: int = 0
+    """of a replay, drop every other so many messages, the end too, as a ROUTER does when its reader is slow; 0: none"""
     drop_params: bool = False
     """a prefill answer carries no kv_transfer_params"""
     omit_params: tuple[str, ...] = ()

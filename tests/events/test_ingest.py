@@ -109,6 +109,30 @@ async def test_a_gap_is_replayed() -> None:
         assert (status(ingest).gaps, status(ingest).resyncs) == (1, 0)
 
 
+@pytest.mark.parametrize("room", [1, 3])
+async def test_what_a_replay_drops_is_asked_for_again(room: int) -> None:
+    async with Double("both", "e", events=True, **FEW) as double:
+        double.faults.replay_room = room
+        for number in range(12):
+            await ask(double, number)
+        index = MemoryIndex()
+        ingest = Ingest(index, Always(), "m", 16)
+        await follow(ingest, double)
+        await equal(ingest, index, double, 12, within_s=20)
+        assert status(ingest).orphans == 0
+        await ingest.close()
+
+
+async def test_batches_lost_before_a_silence_are_found() -> None:
+    async with followed() as (double, index, ingest):
+        await ask(double, 0)
+        await equal(ingest, index, double, 1)
+        double.faults.lose_events = 20
+        await ask(double, 1)
+        await equal(ingest, index, double, 2)
+        assert status(ingest).resyncs == 0
+
+
 async def test_a_gap_that_cannot_be_replayed_drops_all_credit_and_learns_again() -> None:
     async with followed(events=False, events_port=0) as (double, index, ingest):
         async with asyncio.timeout(20), httpx.AsyncClient(base_url=double.url, trust_env=False) as http:

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 BATCH_S = 0.005
 """How long events are collected: a round trip costs the index more than a block."""
 
+QUIET_S = 1.0
+"""Once nothing has come for so long, the engine is asked whether the last batches were lost: no later one will tell."""
+
 SILENT_S = 10.0
 SILENT_BLOCKS = 4
 """An engine that computed so many blocks without an event for so long publishes somewhere else."""
@@ -43,7 +46,8 @@ class Follower:
         self._ledgers: dict[str, Ledger] = {}
         self._writers: dict[str, Writer] = {}
         self._todo: dict[str, list[Change]] = {}
-        self._next = 0
+        self._next = self._sure = 0
+        """The next batch; the one that was next when the engine was last asked whether it had told more."""
         self._last_ts = 0.0
         self._reset = False
         self._verify = False
@@ -150,6 +154,7 @@ class Follower:
         waits: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "wake": self._awake,
             "back": stream.reconnected,
+            "trailing": lambda: self._trailing(stream),
             "messages": lambda: stream.receive(BATCH_S),
         }
         try:
@@ -164,12 +169,22 @@ class Follower:
                     await self._catch_up(stream, 0)  # it may be there again, and have told something already
                 if "back" in done:
                     await self._compare(stream)
-                await self._take_all(stream, done.get("messages", []))
+                await self._take_all(stream, [*done.get("trailing", []), *done.get("messages", [])])
                 await self._write()
         finally:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
+
+    async def _trailing(self, stream: Stream) -> list[Message]:
+        """Wait until nothing has come for a while after something did; what the engine has told since then."""
+        while True:
+            await asyncio.sleep(QUIET_S)
+            if self._next not in (0, self._sure) and time.monotonic() - self._heard_s > QUIET_S:
+                break
+        self._sure, known = self._next, self._next - 1
+        told = await stream.replay(known)
+        return told if told and told[0].number == known and not self._later(told[0]) else []
 
     async def _compare(self, stream: Stream) -> None:
         """The publisher is there again: go on if it still knows the last batch that we know, else it is a new one."""
@@ -200,7 +215,9 @@ class Follower:
             if message.number > self._next:
                 self.gaps += 1
                 lost = message.number - self._next
-                if not await self._catch_up(stream, self._next):
+                while message.number > self._next:
+                    if await self._catch_up(stream, self._next):
+                        continue
                     self.resyncs += 1
                     log.warning(
                         "events of %s rank %d: lost %d batches that cannot be replayed; starting again",
@@ -279,7 +296,9 @@ class Follower:
         """The engine holds nothing that we know of: its credit is gone before anything else is asked."""
         self._reset = False
         self.restarts += restart
-        self._next, self._last_ts = 0, 0.0 if restart else self._last_ts
+        self._next = self._sure = 0
+        if restart:
+            self._last_ts = 0.0
         self._wrong = ""
         self._forget_all()
         await self._write()

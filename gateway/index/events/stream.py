@@ -2,11 +2,11 @@
 
 PUB sends three frames: topic, sequence number (8 bytes, big-endian, from 0), payload. The replay ROUTER takes
 `["", first sequence]`, answers `["", topic, sequence, payload]` for what it still has, and ends with sequence -1.
+A ROUTER drops what does not fit into its queue (1000 messages), the end too, so a long answer may have holes.
 Source: vLLM `distributed/kv_events.py`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,8 +27,11 @@ CONNECT_MS = 2_000
 RETRY_MS = 1_000
 """TCP by itself asks a host that was away ever more rarely."""
 
-_REPLAY_S = 5.0
-_END = (-1).to_bytes(8, "big", signed=True)
+_ANSWER_S = 5.0
+_GO_ON_S = 0.5
+"""How long an engine may take to begin a replay, and to go on with it."""
+
+_DONE = -1
 
 
 class Source(NamedTuple):
@@ -111,25 +114,36 @@ class Stream:
                 return
 
     async def replay(self, first: int) -> list[Message]:
-        """What the engine still has from `first` on; empty if it has nothing or does not answer."""
-        if not self.source.replay_endpoint:
-            return []
-        try:
-            async with asyncio.timeout(_REPLAY_S):
-                return [message async for message in self._replayed(first)]
-        except TimeoutError:
-            return []
+        """What the engine still has from `first` on, without a hole; empty if it has nothing or does not answer.
 
-    async def _replayed(self, first: int) -> AsyncIterator[Message]:
+        What was dropped on the way is asked for again.
+        """
+        found: list[Message] = []
+        while self.source.replay_endpoint:
+            wanted = found[-1].number + 1 if found else first
+            part = await self._asked(wanted)
+            if not part:
+                break  # only an empty answer says that nothing before its end was dropped
+            if part[0].number != wanted:
+                found.clear()  # what was dropped is gone by now, and nothing before it is of use
+            found += part
+        return found
+
+    async def _asked(self, first: int) -> list[Message]:
+        """One answer, up to its first hole."""
+        part: list[Message] = []
         socket: Any = self._context.socket(SocketType.DEALER)
+        socket.set_hwm(0)
         try:
             socket.connect(self.source.replay_endpoint)
             await socket.send_multipart((b"", first.to_bytes(8, "big")))
-            while True:
+            while await socket.poll(1e3 * (_GO_ON_S if part else _ANSWER_S)):
                 _, *parts = await socket.recv_multipart()
-                if parts[1] == _END:
-                    return
-                yield _message(parts)
+                message = _message(parts)
+                if message.number == _DONE or (part and message.number != part[-1].number + 1):
+                    break
+                part.append(message)
+            return part
         finally:
             socket.close(linger=0)
 
@@ -140,4 +154,4 @@ class Stream:
 
 def _message(parts: list[bytes]) -> Message:
     topic, number, payload = parts
-    return Message(topic.decode("utf-8", "replace"), int.from_bytes(number, "big"), payload)
+    return Message(topic.decode("utf-8", "replace"), int.from_bytes(number, "big", signed=True), payload)

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 from redis.exceptions import RedisError
@@ -31,6 +32,15 @@ from gateway.index.redis.wire import ServerError
 from gateway.index.redis.writer import ShardWriter
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """The server's failures as `Unavailable`."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise Unavailable(str(error)) from None
 
 
 class IndexMisconfigured(Exception):
@@ -103,10 +113,8 @@ class RedisIndex:
 
     async def _restore(self) -> None:
         async with self._restoring:
-            try:
+            with _answering():
                 await library.load(self._client)
-            except (RedisError, OSError) as error:
-                raise Unavailable(str(error)) from None
 
     def _shard(self, hashes: bytes) -> Shard:
         if len(self._shards) == 1:
@@ -162,7 +170,7 @@ class RedisIndex:
         return b"{%b:0}lease:" % self._space + name.encode()
 
     async def stats(self) -> Stats:
-        """How large the index is; reads it all, in small steps."""
+        """How large the index is; reads it all, in small steps. Raises `Unavailable`."""
         nodes = blocks = pairs = size = 0
         holders: dict[str, int] = {}
         async for run in self._runs():
@@ -171,18 +179,20 @@ class RedisIndex:
             pairs += run.weight
             for holder, held in run.holders.items():
                 holders[holder] = holders.get(holder, 0) + held
-        for shard in self._shards:
-            size += await self._client.memory_usage(shard.nodes, samples=0) or 0
+        with _answering():
+            for shard in self._shards:
+                size += await self._client.memory_usage(shard.nodes, samples=0) or 0
         return Stats(nodes, blocks, pairs, holders, size)
 
     async def runs(self) -> list[Run]:
-        """Every node, the heaviest first."""
+        """Every node, the heaviest first. Raises `Unavailable`."""
         return sorted([run async for run in self._runs()], key=lambda run: -run.weight)
 
     async def _runs(self) -> AsyncIterator[Run]:
-        for shard in self._shards:
-            async for run in survey(self._client, shard):
-                yield run
+        with _answering():
+            for shard in self._shards:
+                async for run in survey(self._client, shard):
+                    yield run
 
     async def close(self) -> None:
         self._links.close()
