@@ -57,7 +57,7 @@ DECK = (
     _Card("refuse", "pd", 1.0, 3.0, ({"refuse": True},)),
     _Card("spoil", "p", 1.0, 3.0, ({"drop_params": True}, {"omit_params": ["remote_port"]})),
     _Card("die_handing_over", "p", 1.5, 3.0, ({"die_after_prefill": True},)),
-    _Card("lose_events", "pd", faults=({"lose_events": 1}, {"lose_events": 20})),
+    _Card("lose_events", "pd", faults=({"lose_events": 1}, {"lose_events": 20, "replay_room": 2})),
     _Card("kill_store", "store", 0.2, 3.0),
     _Card("hang_store", "store", 0.3, 3.0),
     _Card("kill_gateway", "g"),

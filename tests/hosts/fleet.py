@@ -133,15 +133,14 @@ class Fleet:
 
     # What is wrong, as text; nothing if all is well.
 
-    def well(self, within_s: float = READY_S, exact: bool = False) -> None:
-        """Wait until all gateways say the same of all engines. Fails with what is still wrong.
-
-        With `exact`, the index has just the blocks that each engine has.
+    def well(self, within_s: float = READY_S) -> None:
+        """Wait until all gateways say the same of all engines, and of their blocks what they have. Fails with what is
+        still wrong.
         """
         wrong: list[str] = []
 
         def look() -> bool:
-            wrong[:] = self._wrong(exact)
+            wrong[:] = self._wrong()
             return not wrong
 
         try:
@@ -149,7 +148,7 @@ class Fleet:
         except TimeoutError:
             raise AssertionError("; ".join(wrong)) from None
 
-    def _wrong(self, exact: bool) -> list[str]:
+    def _wrong(self) -> list[str]:
         wrong: list[str] = []
         try:
             states = _inside(
@@ -171,7 +170,7 @@ class Fleet:
         for name, index in indexes.items():
             for url, state in states.items():
                 held = index["stats"]["holders"].get(url, 0)
-                if exact and held != state["cached_blocks"]:
+                if held != state["cached_blocks"]:
                     wrong.append(f"gateway {name}: {held} blocks of {url}, it has {state['cached_blocks']}")
             for source in index["sources"]:
                 followers.setdefault(source["engine"], []).extend([name] * (source["state"] == "following"))
