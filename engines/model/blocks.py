@@ -89,6 +89,13 @@ class Blocks:
                 idle[name] = None
                 self.used -= 1
 
+    def know(self, names: Sequence[int]) -> None:
+        """Blocks that were computed and left before now, as far as they are not cached."""
+        new = names[self.lead(names) :]
+        self.take(len(new))
+        self.fill(new)
+        self.release(new)
+
     def check(self) -> None:
         """Raise AssertionError if the books do not balance."""
         assert not self._uses.keys() & self._idle.keys()

@@ -35,6 +35,9 @@ def fit(
     out: Annotated[
         Path | None, Option(help="Directory for one profile per tensor-parallel size; with --url a .toml file.")
     ] = None,
+    fresh: Annotated[
+        bool, Option("--fresh", help="No run of the table sent prompts of an earlier one, as one seed for all does.")
+    ] = False,
     seconds: Annotated[float, Option(min=0.1, help="How long to look for a table's profiles.")] = 75.0,
     tries: Annotated[int, Option(min=0, help="Look at so many candidates instead: same seed, same result.")] = 0,
     seed: Annotated[int, Option(help="Of the search, or of the check's traffic.")] = 1,
@@ -76,14 +79,15 @@ def fit(
     try:
         base, gpus = _base(begin)
         found = read(table)
-        runs = kinds(found.rows)
+        rows = [replace(row, earlier=()) for row in found.rows] if fresh else found.rows
+        runs = kinds(rows)
         held = held_out(row for row, kind in runs.items() if kind.fitted)
         if not [row for row, kind in runs.items() if kind.fitted and row not in held]:
             raise BadTable(f"{table}: none of its runs can be fitted to: all have unlike sizes, or decodes that stall")
     except (BadTable, UnknownProfile) as error:
         typer.secho(f"baton load fit: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
-    values = start(base, gpus, found.rows)
+    values = start(base, gpus, rows)
     before = report.summaries(report.points(runs, held, values, base))
     values = _search(runs, held, base, values, seconds, tries, seed)
     points = report.points(runs, held, values, base)

@@ -43,12 +43,14 @@ def _prefills(kinds: Mapping[Row, Kind], chunk_tokens: int) -> Iterable[str]:
             least[row.setup.decode[1]] = max(least.get(row.setup.decode[1], (0.0, row)), (value, row), key=_first)
         elif kind is Kind.SPLIT and row.setup.prefill:
             count, size = row.setup.prefill
-            # The last prompt was there before its answer; one in a hundred may have come later than the p99.
-            whole = (1e3 * row.duration_s - row.measured.tpot_p50_ms * (row.answer - 1)) * count / row.requests
+            # The last prompt was there before its answer; those of earlier runs may have been cached.
+            fresh = row.requests - max(row.earlier, default=0)
+            whole = (1e3 * row.duration_s - row.measured.tpot_p50_ms * (row.answer - 1)) * count / max(1, fresh)
             most[size] = min(most.get(size, (whole, row)), (whole, row), key=_first)
-            first = row.ttft_p99_ms * count / max(1.0, row.clients - row.requests / 100)
-            burst[size] = min(burst.get(size, (first, row)), (first, row), key=_first)
-    for size in sorted(least.keys() & most.keys()):
+            if not row.earlier:  # one in a hundred may have come later than the p99
+                first = row.ttft_p99_ms * count / max(1.0, row.clients - row.requests / 100)
+                burst[size] = min(burst.get(size, (first, row)), (first, row), key=_first)
+    for size in sorted(least.keys() & most.keys() & burst.keys()):
         (low, collocated), (high, split), (higher, started) = least[size], most[size], burst[size]
         if min(high, higher) < low:
             yield (

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table as Sheet
 
 from engines.model.profile import Profile
-from load.fit.closed import UNSEEN, run
+from load.fit.closed import UNSEEN, Modelled, model
 from load.fit.coefficients import Values, profiles, speeds
 from load.fit.kinds import Kind
 from load.fit.search import FIGURES, Errors, errors
@@ -50,17 +50,18 @@ def points(kinds: Mapping[Row, Kind], held: set[Row], values: Values, base: Prof
     engines, networks = profiles(values, base), speeds(values)
     found = []
     for row, kind in kinds.items():
-        modelled = run(row, engines, networks, UNSEEN)
+        modelled = model(row, engines, networks, UNSEEN)
+        figures = modelled.figures
         use = "held out" if row in held else "fitted" if kind.fitted or kind is Kind.SLOW else "not fitted"
-        found.append(Point(row, kind, use, modelled, errors(row, modelled), _busy(row, modelled, engines)))
+        found.append(Point(row, kind, use, figures, errors(row, figures), _busy(row, modelled, engines)))
     return found
 
 
-def _busy(row: Row, modelled: Figures, engines: Mapping[int, Profile]) -> float:
+def _busy(row: Row, modelled: Modelled, engines: Mapping[int, Profile]) -> float:
     count, size = row.setup.prefill or row.setup.decode
     profile = engines[size]
     each_s = profile.prefill_s(row.prompt) * (1.0 if row.setup.prefill else profile.mix)
-    return modelled.rps * each_s / count
+    return modelled.figures.rps * modelled.computed * each_s / count
 
 
 def summaries(found: Sequence[Point]) -> list[Summary]:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 _NAME = re.compile(
     r"mixed_(?:baseline_(?P<both>\d+)xtp(?P<both_tp>\d+)"
@@ -73,6 +74,8 @@ class Row(msgspec.Struct, frozen=True):
     measured: Figures
     ttft_p99_ms: float
     itl_p50_ms: float
+    earlier: tuple[int, ...] = ()
+    """Requests of each earlier run of the experiment, on the same engines: those with fewer clients."""
 
     @property
     def label(self) -> str:
@@ -136,7 +139,12 @@ def parse(lines: Iterable[str], where: object = "table") -> Table:
     if not rows:
         why = left_out[0] if left_out else "there is no row below the header"
         raise BadTable(f"{where}: nothing to fit: {why}")
-    return Table(tuple(rows), tuple(left_out))
+    return Table(tuple(replace(row, earlier=_earlier(row, rows)) for row in rows), tuple(left_out))
+
+
+def _earlier(row: Row, rows: Iterable[Row]) -> tuple[int, ...]:
+    fewer = [other for other in rows if other.experiment == row.experiment and other.clients < row.clients]
+    return tuple(other.requests for other in sorted(fewer, key=lambda other: other.clients))
 
 
 def _row(cells: dict[str, str], line: int, made: Setup, where: str) -> Row:

@@ -22,11 +22,12 @@ from engines.model.profile import load as load_profile
 from load.replay import report
 from load.replay.fleet import BadFleet, fleets
 from load.replay.ideal import ideal
+from load.replay.knowledge import Knowledge
 from load.replay.outcome import Outcome, outcome
 from load.replay.plot import plot
 from load.replay.report import Key
 from load.replay.saturate import LEAST_S, Limit, limit
-from load.replay.simulate import Knowledge, Simulation, Slow, TooMany
+from load.replay.simulate import Simulation, Slow, TooMany
 from load.replay.slo import Slo
 from load.replay.trace import Ask, BadTrace, faster, read
 from load.replay.trace import copies as several
@@ -56,6 +57,10 @@ def replay(
     gateways: Annotated[int, Option(min=1, help="How many place requests, in turn.")] = 1,
     private: Annotated[bool, Option("--private/--shared", help="Each gateway knows its own load only.")] = False,
     event_delay_ms: Annotated[float, Option(min=0, help="KV events arrive so late.")] = 0.0,
+    approximate: Annotated[bool, Option("--approximate", help="No KV events: guessed from what was placed.")] = False,
+    scraped_ms: Annotated[
+        float, Option(min=0, help="Load is known from metrics so far apart; with --private that of the others.")
+    ] = 0.0,
     learned: Annotated[bool, Option("--learned", help="Speeds are fitted on the way, as a gateway does.")] = False,
     slow: Annotated[list[str] | None, Option(help="NAME=FACTOR@FROM-TO: an engine is slow then, seconds.")] = None,
     hosts: Annotated[int, Option(min=1, help="Engines of a shape are dealt out over so many hosts.")] = 1,
@@ -109,7 +114,7 @@ def replay(
         if find_spec(needed) is None:
             typer.secho(f"baton replay: {needed} is missing: pip install 'baton-gateway[load]'", fg="red", err=True)
             raise typer.Exit(1)
-    knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned)
+    knowledge = Knowledge(gateways, private, event_delay_ms / 1e3, learned, scraped_ms / 1e3, approximate)
     slo = Slo(ttft_slo_s, tpot_slo_ms / 1e3)
     highest = max(1.0, max(ask.at_s for ask in asks) / LEAST_S)
     found: dict[Key, Outcome] = {}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from engines.model import profile
 from engines.model.profile import Profile
-from load.fit.closed import SEARCHED, UNSEEN, run
+from load.fit.closed import SEARCHED, UNSEEN, model, run
 from load.fit.coefficients import bounded, concerns, profiles, speeds, start
 from load.fit.command import fit
 from load.fit.doubts import doubts
@@ -204,6 +204,33 @@ def test_disaggregation_takes_the_prefills_out_of_the_pauses() -> None:
     assert collocated.itl_p99_ms > 3 * split.itl_p99_ms
 
 
+def test_a_run_meets_prompts_of_those_before_it() -> None:
+    """Twice as many clients send the same prompts and as many new ones; of four engines not each had them all."""
+    lines = [line("mixed_pd_p1xtp4-d1xtp4", clients, Figures(clients, 1, 1, 1)) for clients in (4, 8)]
+    first, second = table(*lines).rows
+    assert (first.earlier, second.earlier) == ((), (16,))
+    assert model(first, {4: BASE}, {}, [0]).computed == 1.0
+    cached = (PROMPT - 1) // 16 * 16 / PROMPT
+    assert model(second, {4: BASE}, {}, [0]).computed == pytest.approx(1 - cached / 2)
+    alone = replace(second, earlier=())
+    assert run(second, {4: BASE}, {}).ttft_p50_ms < run(alone, {4: BASE}, {}).ttft_p50_ms
+    spread = replace(second, setup=Setup((4, 4), (1, 4)))
+    assert 1 - cached / 2 < model(spread, {4: BASE}, {}, [0]).computed < 1
+
+
+def test_an_engine_tokenises_one_prompt_after_another() -> None:
+    """10 ms a prompt, at each of both engines; of three that come together the last waits for two at the first."""
+
+    def more_ms(clients: int) -> float:
+        row = table(line("mixed_pd_p1xtp4-d1xtp4", clients, Figures(1, 1, 1, 1), rounds=1)).rows[0]
+        quick = replace(BASE, mix=1.0, join_s=0.0, token_s=1e-9, context_s=0.0, kv_s=0.0, sequence_s=0.0)
+        slow = replace(quick, tokenize_s=1e-2 / PROMPT)
+        return run(row, {4: slow}, {}).ttft_p50_ms - run(row, {4: quick}, {}).ttft_p50_ms
+
+    assert more_ms(1) == pytest.approx(20)
+    assert more_ms(3) == pytest.approx(30, abs=6)  # the median is the second; a step of decoding is 6 ms
+
+
 # The search.
 
 
@@ -251,7 +278,7 @@ def test_a_number_touches_only_runs_that_depend_on_it() -> None:
     assert touched["x.gbps"] == [False, False, True]
     assert touched["second_leg_s"] == [False, True, True]
     assert touched["mix"] == [True, False, False]
-    assert touched["leg_s"] == [True, True, True]
+    assert touched["leg_s"] == touched["tokenize_s"] == [True, True, True]
 
 
 def test_a_start_is_scaled_to_other_sizes_and_kept_within_reason() -> None:
@@ -310,5 +337,5 @@ def test_ctrl_c_gives_the_best_so_far(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_reports_use_placements_that_the_search_has_not_seen() -> None:
     assert not set(SEARCHED) & set(UNSEEN)
-    row: Row = table(line("mixed_baseline_2xtp4", 6, Figures(1, 1, 1, 1))).rows[0]
+    row: Row = table(line("mixed_baseline_4xtp4", 9, Figures(1, 1, 1, 1))).rows[0]
     assert astuple(run(row, {4: BASE}, {}, [1])) != astuple(run(row, {4: BASE}, {}, [2]))

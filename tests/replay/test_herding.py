@@ -6,7 +6,8 @@ import pytest
 
 from engines.model.profile import load
 from load.replay.fleet import shape
-from load.replay.simulate import Knowledge, Simulation
+from load.replay.knowledge import Knowledge
+from load.replay.simulate import Simulation
 from load.replay.trace import Ask
 from policies.registry import create
 

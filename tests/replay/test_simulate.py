@@ -1,6 +1,7 @@
 """The simulation: nothing is lost, nobody is early, a request's parts are its whole, and it repeats itself."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from engines.model.profile import Profile
 from load.replay.fleet import BadFleet, shape
+from load.replay.knowledge import Knowledge
 from load.replay.outcome import outcome
-from load.replay.simulate import Knowledge, Simulation
+from load.replay.simulate import Simulation
 from load.replay.trace import Ask, BadTrace, azure, mooncake, read, write
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.registry import create
@@ -30,9 +32,9 @@ PROFILE = Profile(
 
 
 def simulate(
-    asks: list[Ask], policy: str = "joint", fleet: str = "2P2D", kv_blocks: int = 512, **knowledge: float
+    asks: list[Ask], policy: str = "joint", fleet: str = "2P2D", kv_blocks: int = 512, **knowledge: Any
 ) -> Simulation:
-    told = Knowledge(**knowledge)  # type: ignore[arg-type]
+    told = Knowledge(**knowledge)
     run = Simulation(
         asks, shape(fleet, PROFILE), create(policy, seed=1), kv_blocks=kv_blocks, block_tokens=64, knowledge=told
     )
@@ -46,20 +48,28 @@ def simulate(
     name=st.sampled_from([name for name in WORKLOADS if name != "mixed"]),
     policy=st.sampled_from(["joint", "kv_cost", "kv_cost+suffix_length:500", "round_robin", "session"]),
     fleet=st.sampled_from(["2P2D", "1P3D", "3C"]),
-    delay=st.sampled_from([0.0, 0.5]),
+    told=st.sampled_from(
+        [
+            {},
+            {"event_delay_s": 0.5},
+            {"approximate": True},
+            {"scraped_s": 0.3},
+            {"scraped_s": 0.3, "private": True, "gateways": 3, "approximate": True, "learned": True},
+        ]
+    ),
 )
-def test_nothing_is_lost(seed: int, name: str, policy: str, fleet: str, delay: float) -> None:
+def test_nothing_is_lost(seed: int, name: str, policy: str, fleet: str, told: dict[str, Any]) -> None:
     asks = generate(f"{name}:rate=2,minutes=0.5,prompt=600,shared=500", 64, seed)
-    run = simulate(asks, policy, fleet, event_delay_s=delay)
+    run = simulate(asks, policy, fleet, **told)
     assert len(run.jobs) == len(asks)
     assert run.refused + sum(job.last_s == job.last_s for job in run.jobs) == len(asks)
     for node in run.nodes.values():
         node.core.blocks.check()
         assert node.core.blocks.used == 0
-        booked = node.booked[0]
-        assert (booked.prefill_requests, booked.prefill_tokens) == (0, 0)
-        assert (booked.decode_requests, booked.decode_tokens, booked.coming_tokens) == (0, 0, 0)
-        assert booked.prefill_s == pytest.approx(0, abs=1e-9)
+        for booked in node.booked:
+            assert (booked.prefill_requests, booked.prefill_tokens) == (0, 0)
+            assert (booked.decode_requests, booked.decode_tokens, booked.coming_tokens) == (0, 0, 0)
+            assert booked.prefill_s == pytest.approx(0, abs=1e-9)
     ended = {id(job.ask): job for job in run.jobs}
     for job in run.jobs:
         if job.last_s != job.last_s:
@@ -94,6 +104,33 @@ def test_private_gateways_see_their_own_load_only() -> None:
     shared = outcome(simulate(asks, "least_loaded", "2P2D", gateways=8))
     private = outcome(simulate(asks, "least_loaded", "2P2D", gateways=8, private=True))
     assert private.ttft_ms.mean > shared.ttft_ms.mean
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_metrics_that_are_never_old_are_as_good_as_bookings(private: bool) -> None:
+    """And the older they are, the worse; gateways that share do not book what they place until it is scraped."""
+    asks = generate("fixed:rate=40,minutes=0.5", 64, 1)
+
+    def once(scraped_s: float) -> float:
+        run = simulate(asks, "least_loaded", "2P2D", 8192, gateways=4, private=private, scraped_s=scraped_s)
+        return outcome(run).ttft_ms.mean
+
+    booked = outcome(simulate(asks, "least_loaded", "2P2D", 8192, gateways=4)).ttft_ms.mean
+    assert booked == pytest.approx(once(1e-9), rel=0.01)
+    assert booked < once(0.2) < once(2.0)
+
+
+def test_an_approximate_index_guesses_from_what_was_sent() -> None:
+    """An engine has room for twenty blocks; a prompt has fourteen, and leaves one more for its answer."""
+    first, other = tuple(range(1, 16)), tuple(range(21, 36))
+    asks = [Ask(10.0 * at, 900, 64, names) for at, names in enumerate((first, other, first, first))]
+
+    def believed(**knowledge: Any) -> list[int]:
+        return [job.ask.prompt - job.new for job in simulate(asks, "kv_cost", "1P1D", 20, **knowledge).jobs]
+
+    assert believed() == [0, 0, 5 * 64, 14 * 64]
+    assert believed(approximate=True) == [0, 0, 6 * 64, 14 * 64]
+    assert believed(approximate=True, gateways=2, private=True) == [0, 0, 14 * 64, 0]
 
 
 def test_mooncake_tells_who_follows_whom() -> None:
