@@ -4,7 +4,9 @@ uvicorn's own `Server` owns signals and a ticking main loop; a process with hund
 """
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
@@ -25,7 +27,10 @@ class Server:
         self._state = ServerState()
         self.port = port
         self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """That of the listening socket, while it listens."""
+        self._arriving: set[asyncio.Task[Any]] = set()
+        self._killed = asyncio.Event()
         self._clock: asyncio.TimerHandle | None = None
 
     @property
@@ -42,24 +47,44 @@ class Server:
 
     async def listen(self) -> None:
         """Accept connections; nothing if it does already. Raises OSError if the port is taken."""
-        if self._server is not None:
+        if self._loop is not None:
             return
         bound = self.bind()
-        loop = asyncio.get_running_loop()
-        protocol: Any = self._config.http_protocol_class
-
-        def connected() -> asyncio.Protocol:
-            made: asyncio.Protocol = protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
-            return made
-
-        self._server = await loop.create_server(connected, sock=bound.dup(), backlog=2048)
+        bound.listen(2048)
+        self._loop = asyncio.get_running_loop()
+        self._killed = asyncio.Event()
+        self._loop.add_reader(bound, self._accept, bound, self._loop, self._protocol())
         self._tick()
+
+    def _protocol(self) -> Callable[[], asyncio.Protocol]:
+        loop, killed = self._loop, self._killed
+        base: Any = self._config.http_protocol_class
+
+        class Connection(base):  # type: ignore[misc]
+            def connection_made(self, transport: Any) -> None:
+                super().connection_made(transport)
+                if killed.is_set():  # nobody knew of it yet
+                    transport.abort()
+
+        return lambda: Connection(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+
+    def _accept(
+        self, bound: socket.socket, loop: asyncio.AbstractEventLoop, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        """Not by `create_server`: what that has accepted when it is closed stays open, and is never answered."""
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            accepted, _ = bound.accept()
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = loop.create_task(loop.connect_accepted_socket(protocol, accepted))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
 
     def refuse(self) -> None:
         """New connections are refused; the port stays ours and the open connections stay open."""
-        if self._server is not None and self._socket is not None:
-            self._server.close()
-            self._server = None
+        if self._loop is not None and self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop = None
             # Shutting the socket down ends its listening but not its binding (Linux): `listen` can start again.
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -73,6 +98,7 @@ class Server:
     def kill(self) -> None:
         """Refuse, and drop every open connection at once (RST or EOF, whatever is on the way is lost)."""
         self.refuse()
+        self._killed.set()
         for connection in list(self._state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
@@ -83,8 +109,8 @@ class Server:
     async def close(self) -> None:
         """Kill, wait for the handlers to end, and give the port back."""
         self.kill()
-        if self._state.tasks:
-            await asyncio.wait(list(self._state.tasks), timeout=_STOP_S)
+        if left := self._arriving | self._state.tasks:
+            await asyncio.wait(left, timeout=_STOP_S)
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -102,6 +128,7 @@ def _bound(host: str, port: int) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only with the proto
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setblocking(False)
         made.bind((host, port))
         if not port:
             with made:

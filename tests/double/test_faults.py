@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
 import httpx
@@ -180,3 +182,17 @@ def test_a_wrong_fault_leaves_the_right_ones_alone() -> None:
 async def test_control_requests_are_not_recorded(client: Client, both: Double) -> None:
     await order(client, both)
     assert not both.requests
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_connection_that_was_just_accepted_dies_too(steps: int) -> None:
+    async with Double("both", "e") as double:
+        with socket.create_connection(("127.0.0.1", double.server.port)) as client:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: e\r\ncontent-length: 2\r\n\r\n{}")
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await double.die()
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionError):
+                while await asyncio.to_thread(client.recv, 65_536):
+                    pass
