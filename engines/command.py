@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,13 +22,15 @@ from engines.console import Board
 from engines.control import Control, NoSupervisor, Refused, Say, ask
 from engines.fleet import Fleet, FleetError
 from engines.foreground import run
-from engines.keeper import Keeper, Stopped
+from engines.keeper import Keeper
 from engines.record import SecretError, read_secret
 from engines.registrar import Registrar
+from engines.rollout import Stopped
 from engines.shapes import PRESETS, lay, places
 from engines.store import StoreError, parse
 from engines.supervisor import Supervisor
 from engines.topology import Topology
+from engines.upgrade import Upgrade
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, keep and ask the engines of this host.")
 
@@ -97,6 +100,58 @@ def restart(
 def drain(names: Annotated[list[str], Argument(metavar="NAME...", help="Names of engines.")]) -> None:
     """Let engines finish what they do, then end them until `restart`."""
     _ask({"verb": "drain", "names": names})
+
+
+@app.command()
+def upgrade(
+    file: Annotated[Path, Argument(metavar="NEWFLEET", help="Fleet file (TOML) to go to.")],
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be done.")] = False,
+    watch_s: Annotated[
+        float | None, Option(min=0, help="How long each new engine is watched. [default: the file's, 30]")
+    ] = None,
+    errors: Annotated[
+        float | None, Option(min=0, help="Share of answers that may be errors, beside those before. [default: 0.02]")
+    ] = None,
+    ttft: Annotated[float | None, Option(help="So many times the TTFT of before is too slow. [default: 3]")] = None,
+    itl: Annotated[float | None, Option(help="So many times the ITL of before is too slow. [default: 1.5]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Go to a new fleet file under load: one engine after another, prefill before decode, each drained before.
+
+    Each new engine is watched. If one does not get ready, or it serves with more errors or slower than those before,
+    all that was done is taken back. When all is done NEWFLEET takes the place of the file that is followed. Ctrl-C
+    stops after the engine it is at; the same command goes on. Exits with 0 if all was done, 1 if it was taken back,
+    130 if it was stopped.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}") from None
+    given = {"watch_s": watch_s, "watch_errors": errors, "watch_ttft": ttft, "watch_itl": itl}
+    rules = {key: value for key, value in given.items() if value is not None}
+    request = {"verb": "upgrade", "path": str(file.resolve()), "text": text, "rules": rules, "dry_run": dry_run}
+    found: dict[str, Any] = _ask(request, halt={"verb": "halt"}, to_stderr=as_json)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    elif dry_run:
+        for number, step in enumerate(found["plan"], 1):
+            typer.echo(f"{number}. {step['do']} {', '.join(step['engines'])}")
+        for line in found["warnings"] or ([] if found["plan"] else ["nothing to do"]):
+            typer.echo(line)
+    else:
+        _say_outcome(found, file)
+    if not dry_run and (found["why"] or found["left"]):
+        raise typer.Exit(1 if found["why"] else 130)
+
+
+def _say_outcome(found: dict[str, Any], file: Path) -> None:
+    done, left = ", ".join(found["done"]), ", ".join(found["left"])
+    if found["why"]:
+        typer.secho(f"baton engines: taken back: {found['why']}", fg="red", err=True)
+    elif left:
+        typer.echo(f"stopped: {done or 'nothing'} is as in {file}, {left} is as before; the same command goes on")
+    else:
+        typer.echo(f"all engines are as in {file}")
 
 
 @app.command("layout")
@@ -169,21 +224,39 @@ class _Tail:
             return
 
 
-def _ask(request: dict[str, Any]) -> Any:
-    """Ask the supervisor of this folder, show how far it is, and return its answer; ends with 1 if it refuses."""
+def _ask(request: dict[str, Any], halt: dict[str, Any] | None = None, to_stderr: bool = False) -> Any:
+    """Ask the supervisor of this folder, show how far it is, and return its answer; ends with 1 if it refuses.
+
+    `halt`: what Ctrl-C asks for, once; then the answer is waited for all the same.
+    """
 
     async def answered() -> Any:
+        if halt is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: halts.append(_halt(halt)))
         async for told in ask(SOCKET, request):
             if "done" in told:
                 return told["done"]
-            typer.echo(told["say"])
+            typer.echo(told["say"], err=to_stderr)
         raise NoSupervisor("the supervisor said nothing")
 
+    halts: list[asyncio.Task[None]] = []
     try:
         return asyncio.run(answered())
     except (Refused, NoSupervisor) as error:
         typer.secho(f"baton engines: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
+
+
+def _halt(request: dict[str, Any]) -> asyncio.Task[None]:
+    """Ask for it beside what is waited for; the next Ctrl-C ends us, and nothing else."""
+
+    async def halt() -> None:
+        typer.echo("stopping after the engine it is at; Ctrl-C again leaves it to itself", err=True)
+        async for told in ask(SOCKET, request):
+            typer.echo(told.get("done", ""), err=True)
+
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+    return asyncio.get_running_loop().create_task(halt())
 
 
 class Registry(NamedTuple):
@@ -232,11 +305,16 @@ class Session:
                 f"{self._file}: no engine is for this host: say which of "
                 f"{', '.join(fleet.hosts)} it is with --host, or correct [hosts.*] address"
             )
-        can_start(fleet, mine, await asyncio.to_thread(layout.gpus))
         self.supervisor.rules = fleet.supervisor
         keeper = Keeper(self.supervisor, fleet, self._host)
+        upgrades = Upgrade(keeper, self._file, STATE / "upgrade.json")
+        if left := upgrades.resume():
+            self._board.say(left)
+        gpus = await asyncio.to_thread(layout.gpus)
+        for wanted, engine in keeper.engines():
+            can_start(wanted, [engine], gpus)
         registrar = self._registry.registrar(keeper, self._host)
-        control = Control(SOCKET, Commands(keeper))
+        control = Control(SOCKET, Commands(keeper, upgrades))
         await control.start()
         following: asyncio.Task[None] | None = None
         try:
@@ -264,8 +342,9 @@ class Session:
 class Commands:
     """What can be asked over the control socket."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, upgrades: Upgrade | None = None) -> None:
         self._keeper = keeper
+        self._upgrades = upgrades
 
     async def __call__(self, request: dict[str, Any], say: Say) -> Any:
         verb, names = request.get("verb"), request.get("names", [])
@@ -277,6 +356,10 @@ class Commands:
                     return await self._keeper.restart(names, say, drain=request.get("drain", True))
                 case "drain":
                     return await self._keeper.drain(names, say)
+                case "upgrade" if self._upgrades is not None:
+                    return await self._upgrades.run(request, say)
+                case "halt" if self._upgrades is not None:
+                    return self._upgrades.halt()
         except Stopped as error:
             raise Refused(str(error)) from None
         raise Refused(f"there is no verb {verb!r}")

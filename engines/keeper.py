@@ -1,17 +1,19 @@
-"""Brings what runs on this host in step with the fleet file, one engine after another, and does what it is told."""
+"""Brings what runs on this host in step with the fleet file, and does what it is told."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from engines.checks import CannotStart, to_start
 from engines.control import Refused, Say
-from engines.fleet import Fleet, FleetError
+from engines.fleet import Engine, Fleet, FleetError, Role
+from engines.rollout import Outcome, Piece, Rollout, Step, Stopped, plan, ready
 from engines.service import Phase, Service
 from engines.spec import Spec, of_engine
+from engines.supervision import Supervision
 from engines.supervisor import Supervisor
 from engines.topology import Topology
 
@@ -19,34 +21,6 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Between two looks at the fleet file."""
-
-
-class Stopped(Exception):
-    """A change was stopped on its way; the message says at what, and what was taken back."""
-
-
-class Change(NamedTuple):
-    """What has to be done so that these specs run."""
-
-    added: tuple[Spec, ...]
-    replaced: tuple[Spec, ...]
-    removed: tuple[str, ...]
-
-    @classmethod
-    def between(cls, now: Mapping[str, Spec], wanted: Mapping[str, Spec]) -> "Change":
-        return cls(
-            tuple(spec for name, spec in wanted.items() if name not in now),
-            tuple(spec for name, spec in wanted.items() if name in now and now[name] != spec),
-            tuple(name for name in now if name not in wanted),
-        )
-
-    def __str__(self) -> str:
-        parts = {
-            "adds": [spec.name for spec in self.added],
-            "replaces": [spec.name for spec in self.replaced],
-            "removes": self.removed,
-        }
-        return "; ".join(f"{word} {', '.join(names)}" for word, names in parts.items() if names) or "nothing to do"
 
 
 class Keeper:
@@ -58,11 +32,28 @@ class Keeper:
         self._host = host
         self._topology = Topology.here()
         self._busy = asyncio.Lock()
+        self.pieces = self._wanted(fleet)
+        """What runs here, or is to, by name. During an upgrade, and where one was left, engines are of two fleets."""
 
-    def specs(self, fleet: Fleet | None = None) -> dict[str, Spec]:
-        """What this host is to run of a fleet, by name."""
-        fleet = fleet or self.fleet
-        return {e.name: of_engine(fleet, e, self._topology) for e in to_start(fleet, self._host)}
+    def _wanted(self, fleet: Fleet) -> dict[str, Piece]:
+        """What this host is to run of a fleet. Raises `CannotStart`."""
+        mine = to_start(fleet, self._host)
+        return {e.name: Piece(of_engine(fleet, e, self._topology), fleet) for e in mine}
+
+    def specs(self) -> dict[str, Spec]:
+        """What runs here, or is to, by name."""
+        return {name: piece.spec for name, piece in self.pieces.items()}
+
+    def mix(self, new: Fleet, names: Collection[str]) -> None:
+        """Before anything is started: these engines are as in another fleet. Raises `CannotStart`."""
+        wanted = self._wanted(new)
+        for name in names:
+            self.pieces.pop(name, None)
+        self.pieces |= {name: piece for name, piece in wanted.items() if name in names}
+
+    def engines(self) -> list[tuple[Fleet, Engine]]:
+        """What runs here, as its fleet has it."""
+        return [(fleet, next(e for e in fleet.engines if e.name == name)) for name, (_, fleet) in self.pieces.items()]
 
     def status(self) -> list[dict[str, Any]]:
         """Every service in plain words, for people and scripts."""
@@ -73,7 +64,7 @@ class Keeper:
             known = ", ".join(self.supervisor.services)
             raise Refused(f"there is no {', '.join(unknown)} here, only {known}")
         chosen = [self.supervisor.services[name] for name in names] if names else self.supervisor.engines
-        return sorted(chosen, key=_prefill_first)
+        return sorted(chosen, key=lambda service: service.spec.role not in (None, Role.PREFILL))
 
     async def restart(self, names: Sequence[str], say: Say, drain: bool = True) -> None:
         """Restart these (all engines if none is named), one after another. Raises `Refused`, `Stopped`."""
@@ -81,7 +72,7 @@ class Keeper:
             for service in self._named(names):
                 say(f"{service.name}: restarting")
                 service.restart(drain)
-                await self._ready(service, say)
+                await ready(service, say)
 
     async def drain(self, names: Sequence[str], say: Say) -> None:
         """End these when their requests have ended, and keep them down. Raises `Refused`."""
@@ -96,89 +87,63 @@ class Keeper:
                 await service.reaches(Phase.STOPPED)
                 say(f"{service.name}: stopped; `baton engines restart {service.name}` starts it again")
 
-    async def _ready(self, service: Service, say: Say) -> None:
-        phase = await service.reaches(Phase.READY, Phase.FAILED, Phase.STOPPED)
-        if phase is not Phase.READY:
-            raise Stopped(service.why or f"{service.name} was stopped")
-        say(f"{service.name}: ready after {service.took_s:.0f} s")
-
     # The fleet file.
 
     async def follow(self, file: Path) -> None:
         """Bring every change of the file about, until cancelled; a file in error is told and passed over."""
-        seen = _content(file)
+        seen = content(file)
         while True:
             await asyncio.sleep(LOOK_S)
-            content = await asyncio.to_thread(_content, file)
-            if content == seen:
+            now = await asyncio.to_thread(content, file)
+            if now == seen:
                 continue
-            seen = content
+            seen = now
             try:
                 await self.become(Fleet.load(file), lambda text: log.info("%s", text))
             except (FleetError, CannotStart, Stopped) as error:
                 log.error("%s is not followed: %s", file, error)
 
+    def plan(self, fleet: Fleet) -> list[Step]:
+        """What has to be done so that this host runs a fleet. Raises `CannotStart`."""
+        return plan(self.pieces, self._wanted(fleet))
+
     async def become(self, fleet: Fleet, say: Say) -> None:
-        """Run what this fleet says: new engines first, then those that changed, prefill before decode, then removals.
-
-        Whatever is replaced or removed is drained before. Stops, with the engine it was at taken back, at the first
-        one that does not get ready: raises `Stopped`; raises `CannotStart` if the file does not fit this host.
+        """Run what this fleet says. Raises `Stopped`, with all taken back, at the first engine that does not get ready
+        or serves worse than those before; raises `CannotStart` if the file does not fit this host.
         """
+        if (outcome := await self.roll(fleet, say)).why:
+            raise Stopped(outcome.why)
+
+    async def roll(
+        self,
+        fleet: Fleet,
+        say: Say,
+        rules: Supervision | None = None,
+        halted: Callable[[], bool] = lambda: False,
+        note: Callable[[tuple[str, ...]], None] = lambda done: None,
+    ) -> Outcome:
+        """The same, or a part of it, and where it stands; `rules` say how it is watched. Raises `CannotStart`."""
         async with self._busy:
-            services = self.supervisor.services
-            wanted = self.specs(fleet)
-            change = Change.between({service.name: service.spec for service in self.supervisor.engines}, wanted)
-            say(f"the fleet file {change}")
-            self.supervisor.rules, self.fleet = fleet.supervisor, fleet
-            free: list[Spec] = []
-            taken: list[Spec] = []
-            for spec in change.added:
-                (taken if self._in_the_way(spec) else free).append(spec)
-            for service in self.supervisor.add(free):
-                await self._ready(service, say)
-            for spec in sorted(change.replaced, key=lambda spec: _prefill_first(services[spec.name])):
-                await self._replace(services[spec.name], spec, say)
-            for name in change.removed:
-                say(f"{name}: leaving")
-            await self.supervisor.remove(change.removed)
-            for service in self.supervisor.add(taken):
-                await self._ready(service, say)
-
-    def _in_the_way(self, spec: Spec) -> bool:
-        """Whether an engine that runs has what a new one needs."""
-        return any(
-            set(service.spec.ports) & set(spec.ports) or set(service.spec.gpus) & set(spec.gpus)
-            for service in self.supervisor.engines
-        )
-
-    async def _replace(self, service: Service, spec: Spec, say: Say) -> None:
-        before = service.spec
-        say(f"{service.name}: replacing")
-        service.replace(spec)
-        service.patient = False
-        service.restart()
-        try:
-            await self._ready(service, say)
-        except Stopped as error:
-            service.replace(before)
-            service.restart()
-            say(f"{service.name}: taken back")
-            await self._ready(service, say)
-            raise Stopped(f"{error}; {service.name} runs as before, and what comes after it was left alone") from None
-        finally:
-            service.patient = True
+            steps = self.plan(fleet)
+            say("; ".join(map(str, steps)) or "nothing to do: all engines run as the file says")
+            before, self.supervisor.rules = self.supervisor.rules, fleet.supervisor
+            rollout = Rollout(self.supervisor, self.pieces, rules or fleet.supervisor, say, halted, note)
+            outcome = await rollout.run(steps)
+            if outcome.why:
+                self.supervisor.rules = before
+            elif not outcome.left:
+                self.fleet = fleet
+                self.pieces |= self._wanted(fleet)
+                self.supervisor.tell()
+            return outcome
 
 
-def _content(file: Path) -> bytes:
+def content(file: Path) -> bytes:
+    """What stands in a file; nothing if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError:
         return b""
-
-
-def _prefill_first(service: Service) -> int:
-    role = service.spec.role
-    return 0 if role is None or role == "prefill" else 1
 
 
 def _described(service: Service) -> dict[str, Any]:

@@ -44,13 +44,13 @@ class Registrar:
         self._task = asyncio.create_task(self._keep(), name="registrar")
 
     def _entry(self) -> Entry:
-        fleet, services = self._keeper.fleet, self._keeper.supervisor.services
+        services = self._keeper.supervisor.services
         records = tuple(
             record.of_engine(fleet, engine, self._address, drain=service.phase in LEAVING)
-            for engine in fleet.engines
+            for fleet, engine in self._keeper.engines()
             if (service := services.get(engine.name)) is not None and service.phase not in HIDDEN
         )
-        links = tuple(Link(link.a, link.b, link.gbps, link.latency_us) for link in fleet.links)
+        links = tuple(Link(link.a, link.b, link.gbps, link.latency_us) for link in self._keeper.fleet.links)
         return Entry(self._host, time.time(), records, links)
 
     async def _keep(self) -> None:

@@ -9,12 +9,14 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, StrEnum, auto
 from typing import NamedTuple
 
 import httpx
 
+from engines.budget import Figures
 from engines.checks import is_free
 from engines.diagnosis import diagnose
 from engines.log import Log
@@ -29,6 +31,8 @@ ASK_S = 0.3
 """Between two questions to an engine that starts or drains."""
 LOOK_S = 1.0
 """Between two looks at one that serves."""
+RECENT = 60
+"""Looks at what it counts that are remembered."""
 IDLE_S = 1.0
 """An engine without requests for so long is drained: gateways have heard of it, and what it prefilled is fetched."""
 
@@ -86,6 +90,8 @@ class Service:
         """When its phase began."""
         self.took_s = 0.0
         """From its last start until it was ready."""
+        self.recent: deque[Figures] = deque(maxlen=RECENT)
+        """What it counted at the last looks, about one a second."""
         self._rules = rules
         self._http = http
         self._shown = shown
@@ -144,9 +150,14 @@ class Service:
         if self._process is not None:
             self._process.kill()
 
-    def replace(self, spec: Spec) -> None:
-        """From the next start on it is this."""
-        self.spec = spec
+    def replace(self, spec: Spec, rules: Supervision) -> None:
+        """From the next start on it is this, under these rules."""
+        self.spec, self._rules = spec, rules
+
+    async def count(self) -> Figures | None:
+        """What it counts now; None if it does not say."""
+        page = await self._metrics()
+        return Figures.of(page) if page else None
 
     async def reaches(self, *phases: Phase) -> Phase:
         """Wait until it is in one of these; returns which."""
@@ -237,6 +248,7 @@ class Service:
         process = Process(self.name, self.spec.command, self.spec.env, self.log, grace_s, self.spec.cpus)
         self._process = process
         self.starts += 1
+        self.recent.clear()
         try:
             await process.start()
         except OSError as error:
@@ -292,6 +304,7 @@ class Service:
                 pulse.answered(time.monotonic())
             if self.spec.metrics and (page := await self._metrics()):
                 pulse.metrics(page, time.monotonic())
+                self.recent.append(Figures.of(page))
         return why
 
     async def _leave(self, process: Process, ended: asyncio.Task[int]) -> None:

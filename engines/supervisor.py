@@ -63,7 +63,7 @@ class Supervisor:
             heard = partial(self._listener, spec.name) if self._listener is not None else None
             log = Log(self._logs / f"{spec.name}.log", self.rules.log_bytes, self.rules.log_files, heard)
             after = [other for other in self.engines if set(other.spec.gpus) & set(spec.gpus)]
-            service = Service(spec, self.rules, log, self._http, after, self._changed)
+            service = Service(spec, self.rules, log, self._http, after, self.tell)
             service.drains = self.drains and bool(spec.metrics)
             service.patient = patient
             self.services[spec.name] = service
@@ -72,7 +72,8 @@ class Supervisor:
             service.begin()
         return made
 
-    def _changed(self) -> None:
+    def tell(self) -> None:
+        """Something has changed."""
         for follower in self.followers:
             follower()
 
@@ -110,7 +111,7 @@ class Supervisor:
             await service.reaches(Phase.STOPPED)
             await service.end()
             del self.services[service.name]
-        self._changed()
+        self.tell()
 
     async def stop(self) -> None:
         """End all: first what is no engine, so that a gateway drains while engines answer, then the engines."""

@@ -11,11 +11,17 @@ KV_BYTES_PULLED = "vllm:nixl_bytes_transferred_sum"
 KV_EXPIRED = "vllm:nixl_num_kv_expired_reqs_total"
 READ_AFTER_EXPIRY = "vllm:nixl_num_notifications_after_expiry_total"
 PROMPT_TOKENS_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+REQUESTS = "http_requests_total"
+"""By handler, method and `status` (2xx, 4xx, 5xx)."""
+FINISHED = "vllm:request_success_total"
+"""By `finished_reason`, `error` among them."""
+TTFT = "vllm:time_to_first_token_seconds"
+ITL = "vllm:inter_token_latency_seconds"
 PROGRESS = (
     "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total",
     "vllm:iteration_tokens_total_count",
-    "vllm:request_success_total",
+    FINISHED,
     "vllm:nixl_bytes_transferred_sum",
 )
 """What grows while an engine gets on with its work."""

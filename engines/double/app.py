@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class App:
 
     def __init__(self, double: "Double") -> None:
         self._double = double
+        self._answered: Counter[tuple[str, int]] = Counter()
+        """POSTs by route and first digit of the status."""
         self._routes: dict[tuple[str, str], Callable[[dict[str, str], bytes], Reply]] = {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -59,6 +62,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
+        if method == "POST" and path != CONTROL:
+            send = self._counting(path, send)
         raw = await read_body(receive)
         if raw is None:
             return
@@ -90,6 +95,16 @@ class App:
             await gone(receive)
             return
         await answer(send, status, body, kind)
+
+    def _counting(self, path: str, send: Send) -> Send:
+        route = path if ("POST", path) in self._known() else "none"
+
+        async def counting(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                self._answered[route, message["status"] // 100] += 1
+            await send(message)
+
+        return counting
 
     def _known(self) -> list[tuple[str, str]]:
         return [*self._routes, *(("POST", path) for path in ROUTES)]
@@ -139,6 +154,7 @@ class App:
     def _metrics(self, *_: object) -> Reply:
         double = self._double
         page = metrics.render([engine.measured() for engine in double.engines], double.limits, double.model)
+        page += metrics.answered(self._answered)
         return 200, page.encode(), metrics.CONTENT_TYPE.encode()
 
     def _load(self, *_: object) -> Reply:

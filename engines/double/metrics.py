@@ -1,6 +1,6 @@
 """`/metrics`: the counters as Prometheus text, with vLLM's names, types, labels and bucket bounds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engines.double.limits import Limits
 from engines.double.stats import Histogram, Stats
@@ -24,6 +24,17 @@ def render(ranks: Sequence[Stats], limits: Limits, model: str) -> str:
         samples = (line for other in others for line in other.splitlines(keepends=True)[1:] if line.startswith("vllm:"))
         families.append("".join([first, *samples]))
     return _HELP.join(families)
+
+
+def answered(counts: Mapping[tuple[str, int], int]) -> str:
+    """What vLLM's instrumentation counts: POSTs by route and first digit of the status."""
+    lines = [
+        "# HELP http_requests_total Total number of requests by method, status and handler.",
+        "# TYPE http_requests_total counter",
+    ]
+    for (route, digit), count in counts.items():
+        lines.append(f'http_requests_total{{handler="{route}",method="POST",status="{digit}xx"}} {float(count)}')
+    return "\n".join(lines) + "\n"
 
 
 def _of_rank(rank: int, stats: Stats, limits: Limits, model: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.guard import descendants
-from tests.engines_unit.test_engines import RULES, Engines
+from tests.engines_unit.engines import RULES, Engines
 from tests.engines_unit.until import alive, until
 
 PROGRAM = """

@@ -14,26 +14,51 @@ from engines.keeper import Keeper
 from engines.registrar import Registrar
 from engines.service import Phase
 from engines.supervisor import Supervisor
+from gateway.app import App
+from gateway.fleet.engine import State
+from gateway.index.embedded import Embedded
+from gateway.launch import Launch
+from gateway.settings import Settings
+from tests.gateway.conftest import FAST, Gateway
 
 SIM = Path(__file__).parents[2] / "docker" / "sim"
 SECRET = b"the secret of this fleet"
 
 
-def fleet(ports: Iterator[int], taken: dict[str, dict[str, int]], roles: dict[str, str], **more: Any) -> Fleet:
-    """Doubles by name and role; a name keeps its ports. `more`: further keys of an engine."""
+def fleet(
+    ports: Iterator[int],
+    taken: dict[str, dict[str, int]],
+    roles: dict[str, str],
+    env: dict[str, str] | None = None,
+    **more: Any,
+) -> Fleet:
+    """Doubles by name and role; a name keeps its ports. `env` is of all; `more`: further keys of an engine."""
     keys = ("port", "nixl_port", "events_port", "replay_port")
     engines = [
         {
             "name": name,
             "role": role,
             **taken.setdefault(name, dict(zip(keys, ports, strict=False))),
-            "env": {"PYTHONPATH": str(SIM)},
             **more.get(name, {}),
+            "env": {"PYTHONPATH": str(SIM), **(env or {}), **more.get(name, {}).get("env", {})},
         }
         for name, role in roles.items()
     ]
-    rules = {"backoff_s": 0.05, "stop_s": 5, "drain_s": 5}
+    rules = {"backoff_s": 0.05, "stop_s": 5, "drain_s": 5, "watch_s": 0}
     return Fleet.parse({"models": {"m": {"block_size": 16}}, "engines": engines, "supervisor": rules})
+
+
+@asynccontextmanager
+async def gateway(redis: Embedded, secret: Path, file: Fleet | None = None, **more: Any) -> AsyncIterator[Gateway]:
+    """A gateway that knows no engine but those that register."""
+    settings = Settings(**{**FAST, "redis": redis.url, "fleet_secret_file": str(secret), "engine_wait_s": 5, **more})
+    app = App.of(Launch(), file or Fleet.nothing(), settings)
+    async with Gateway.around(app, settings) as made:
+        yield made
+
+
+def up(one: Gateway) -> set[str]:
+    return {engine.name for engine in one.app.fleet if engine.state is State.UP and not engine.draining}
 
 
 @dataclass

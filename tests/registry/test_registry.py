@@ -2,51 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from engines import record
-from engines.fleet import Fleet, Role
+from engines.fleet import Role
 from engines.layout import free_ports
 from engines.record import HOSTS, Entry
-from gateway.app import App
-from gateway.fleet.engine import State
 from gateway.index.embedded import Embedded
-from gateway.launch import Launch
-from gateway.settings import Settings
-from tests.gateway.conftest import FAST, Gateway
-from tests.registry.hosts import SECRET, Load, fleet, host, until
-
-
-@pytest.fixture
-def redis() -> Iterator[Embedded]:
-    with Embedded() as server:
-        yield server
-
-
-@pytest.fixture
-def secret(tmp_path: Path) -> Path:
-    file = tmp_path / "secret"
-    file.write_bytes(SECRET)
-    return file
-
-
-@asynccontextmanager
-async def gateway(redis: Embedded, secret: Path, file: Fleet | None = None, **more: Any) -> AsyncIterator[Gateway]:
-    """A gateway that knows no engine but those that register."""
-    settings = Settings(**{**FAST, "redis": redis.url, "fleet_secret_file": str(secret), "engine_wait_s": 5, **more})
-    app = App.of(Launch(), file or Fleet.nothing(), settings)
-    async with Gateway.around(app, settings) as made:
-        yield made
-
-
-def up(one: Gateway) -> set[str]:
-    return {engine.name for engine in one.app.fleet if engine.state is State.UP and not engine.draining}
-
+from tests.registry.hosts import SECRET, Load, fleet, gateway, host, until, up
 
 PD = {"p0": "prefill", "p1": "prefill", "d0": "decode"}
 

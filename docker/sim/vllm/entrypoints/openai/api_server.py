@@ -1,7 +1,8 @@
 """An engine double behind vLLM's command line: a supervisor whose PYTHONPATH leads here starts doubles for engines.
 
 What shapes the surface is obeyed: addresses, model name, sizes, KV role and lease, KV events. The rest is ignored.
-DOUBLE_PROFILE names the engine profile whose time it keeps; without one it answers as fast as it can.
+DOUBLE_PROFILE names the engine profile whose time it keeps; without one it answers as fast as it can. DOUBLE_FAULTS,
+a JSON object, says what is wrong with it from the beginning.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def made(arguments: list[str]) -> Double:
     given, _ = parser.parse_known_args(arguments)
     events, transfer = given.kv_events_config, given.kv_transfer_config
     profile = os.environ.get("DOUBLE_PROFILE")
-    return Double(
+    double = Double(
         ROLES[transfer.get("kv_role", "kv_both")],
         f"{given.served_model_name}-{given.port}",
         given.served_model_name,
@@ -54,6 +55,8 @@ def made(arguments: list[str]) -> Double:
             num_blocks=8192 + given.max_model_len // given.block_size,
         ),
     )
+    double.faults.set(**json.loads(os.environ.get("DOUBLE_FAULTS", "{}")))
+    return double
 
 
 async def serve(double: Double) -> None:
