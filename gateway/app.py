@@ -22,6 +22,7 @@ from gateway.api.control import Readiness, failed, routes
 from gateway.api.orders import OrderBook
 from gateway.api.serving import Serving
 from gateway.api.siblings import Siblings
+from gateway.dispatch.fallback import Fallbacks
 from gateway.dispatch.journey import Dispatcher
 from gateway.dispatch.recording import Recording
 from gateway.errors import ApiError
@@ -87,7 +88,8 @@ class App:
         self.roster.tell(FILE, wanted if wanted is not None else [engine.wanted for engine in fleet])
         folders = tokenizers if isinstance(tokenizers, Folders) else None
         self.reloading = Reloading(launch or Launch(), settings, self.roster, keys, folders, self.metrics, self._heed)
-        self.readiness = Readiness(fleet, self.lookup, self._warnings)
+        self._fallbacks = Fallbacks(self.metrics, settings)
+        self.readiness = Readiness(fleet, self.lookup, self._warnings, self._fallbacks.open)
         self._enrolment = Enrolment(fleet, self.lookup, tokenizers or Folders({}, settings.tokenizer), settings)
         fleet.members.append(self._enrolment)
         self._settings = settings
@@ -98,7 +100,9 @@ class App:
         self._tracing = tracing or Tracing.of(settings)
         dispatcher = Dispatcher(fleet, self.lookup, self.router, self.metrics, settings)
         dispatching = Recording(dispatcher, settings) if settings.record_file else dispatcher
-        self._serving = Serving(keys, fleet, self.lookup, dispatching, self.metrics, self._tracing, settings)
+        self._serving = Serving(
+            keys, fleet, self.lookup, dispatching, self.metrics, self._tracing, settings, self._fallbacks
+        )
         book = OrderBook(siblings.orders if siblings is not None else None)
         self._orders = Admin(self.roster, self.readiness, self.reloading, settings, book, siblings)
         shown = [*routes(keys, fleet, self.metrics, self.readiness, siblings), *inspect.routes(self.lookup)]
@@ -145,6 +149,7 @@ class App:
         told = [f"the last reload was refused: {refused}"] if refused else []
         for registry in self._registries:
             told += registry.troubles()
+        told += self._fallbacks.troubles()
         return [*told, *self.roster.names.trouble.values(), *self.roster.conflicts, *self.router.warnings()]
 
     @asynccontextmanager
@@ -175,6 +180,7 @@ class App:
             await self._enrolment.close()
             await self.lookup.close()
             self.fleet.close()
+            self._fallbacks.close()
             await asyncio.to_thread(self._tracing.close)
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:

@@ -46,6 +46,21 @@ class ApiError(Exception):
         return headers
 
 
+class Overloaded(ApiError):
+    """All engines that were asked have too much to do. It reads as what the last one of them said."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__(status, "The engines have too much to do.", kind="server_error", code="engine_overloaded")
+        self._headers = headers
+        self._body = body
+
+    def body(self) -> bytes:
+        return self._body
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return self._headers
+
+
 def model_not_found(model: str) -> ApiError:
     return ApiError(
         404,

@@ -6,7 +6,7 @@ Sources, strongest first: command line, environment (`BATON_` + name), table `[g
 import os
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "BATON_"
@@ -14,6 +14,18 @@ PREFIX = "BATON_"
 
 class SettingsError(ValueError):
     """A setting cannot be used; the message names the key, where it came from and the mend."""
+
+
+class Fallback(BaseModel):
+    """The gateway of another fleet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    name: str = ""
+    """In metrics and headers; by default the URL's host and port."""
+    key_file: str = ""
+    """File with the API key that it wants of us."""
 
 
 class Settings(BaseModel):
@@ -55,6 +67,9 @@ class Settings(BaseModel):
     idle_timeout_s: float = Field(120.0, gt=0, description="between two pieces of an engine's answer")
     request_timeout_s: float = Field(3600.0, gt=0, description="until a request has ended, whatever it waits for")
     client_timeout_s: float = Field(120.0, gt=0, description="until a client that reads no more is given up")
+    fallback: tuple[Fallback, ...] = Field(
+        (), description="gateways of other fleets (url, name, key_file) for what no engine here can serve"
+    )
     engine_wait_s: float = Field(5.0, ge=0, description="how long a request waits while no engine can serve it")
     drain_s: float = Field(30.0, gt=0, description="how long requests may go on after SIGTERM, or on a removed engine")
     notice_s: float = Field(
@@ -107,6 +122,12 @@ LIVE = frozenset(
 """Settings that a reload changes while requests run; all others need a restart."""
 
 
+def _wrong(loc: tuple[int | str, ...], origin: dict[str, str], message: str, given: object) -> str:
+    """One value that cannot be used; it may be within a list of tables."""
+    within = "".join(f".{part}" for part in loc[1:])
+    return f"{origin[str(loc[0])]}{within}: {message}, got {given!r}"
+
+
 class Effective(NamedTuple):
     """Settings as they stand, and where each came from."""
 
@@ -148,6 +169,6 @@ class Effective(NamedTuple):
         try:
             layers = Layers(**flags)
         except ValidationError as error:
-            wrong = (f"{origin[str(e['loc'][0])]}: {e['msg']}, got {e['input']!r}" for e in error.errors())
+            wrong = (_wrong(e["loc"], origin, e["msg"], e["input"]) for e in error.errors())
             raise SettingsError("; ".join(wrong)) from None
         return cls(Settings.model_validate(layers.model_dump()), origin)

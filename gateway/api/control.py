@@ -34,7 +34,15 @@ class Readiness:
     prefill that somebody had done.
     """
 
-    def __init__(self, fleet: Fleet, lookup: Lookup, policies: Callable[[], list[str]]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        lookup: Lookup,
+        policies: Callable[[], list[str]],
+        elsewhere: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`elsewhere`: whether another fleet serves what this one cannot."""
+        self._elsewhere = elsewhere
         self._fleet = fleet
         self._lookup = lookup
         self._policies = policies
@@ -55,7 +63,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        return not self.draining and self._fleet.ready() and self._warmed()
+        return not self.draining and (self._fleet.ready() or self._elsewhere()) and self._warmed()
 
     def _warmed(self) -> bool:
         if not self._warm:

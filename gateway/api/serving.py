@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.admission.keys import Keys
@@ -39,6 +40,22 @@ class Dispatching(Protocol):
     async def serve(self, x: Exchange, client: journey.Client) -> int: ...
 
 
+class Elsewhere(Protocol):
+    """Other fleets."""
+
+    def may(self, headers: Mapping[bytes, bytes]) -> bool: ...
+
+    async def serve(
+        self,
+        error: ApiError,
+        api: Api,
+        headers: Mapping[bytes, bytes],
+        raw: bytes,
+        request_id: bytes,
+        client: journey.Client,
+    ) -> int: ...
+
+
 class Serving:
     """Answers calls on all routes that engines answer."""
 
@@ -51,7 +68,9 @@ class Serving:
         metrics: Metrics,
         tracing: Tracing,
         settings: Settings,
+        elsewhere: Elsewhere,
     ) -> None:
+        self._elsewhere = elsewhere
         self._keys = keys
         self._fleet = fleet
         self._lookup = lookup
@@ -80,11 +99,19 @@ class Serving:
             if raw is None:
                 raw = await self._body(client)
             fields = bodies.parse(raw)
-            model = self._model(fields)
-            span = self._tracing.begin(api.name, model, headers)
+            may = self._elsewhere.may(headers)
             with Presence(call):
-                x = await self._exchange(api, fields, model, len(raw), headers, request_id, chance[:8], span, started)
-                status = await self._dispatcher.serve(x, client)
+                try:
+                    model = self._model(fields)
+                    span = self._tracing.begin(api.name, model, headers)
+                    x = await self._exchange(
+                        api, fields, model, len(raw), headers, request_id, chance[:8], span, started, may
+                    )
+                    status = await self._dispatcher.serve(x, client)
+                except ApiError as error:
+                    if not may or call.started:
+                        raise
+                    status = await self._elsewhere.serve(error, api, headers, raw, request_id, client)
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
         except Gone:
             pass
@@ -130,6 +157,8 @@ class Serving:
         if not isinstance(named, str) or not named:
             raise ApiError(400, "Name a model in `model` (a string).", param="model", code="model_required")
         if not self._fleet.known(named):
+            if not any(engine.model or engine.served for engine in self._fleet):
+                raise unavailable(f"No engine can serve `{named}` now.")
             raise model_not_found(named)
         return named
 
@@ -152,6 +181,7 @@ class Serving:
         secret: bytes,
         span: Span,
         started: float,
+        elsewhere: bool,
     ) -> Exchange:
         limits = (bodies.number(fields, name) for name in api.limits)
         session = _session(headers, fields)
@@ -180,6 +210,7 @@ class Serving:
             headers=tuple((name, headers[name]) for name in _PASSED_ON if name in headers),
             span=span,
             policy=self._policy(headers) if self._choices else "",
+            elsewhere=elsewhere,
             explain=b"x-baton-facts" in headers,
             started=started,
         )

@@ -38,6 +38,8 @@ class Exchange(msgspec.Struct):
     """What it asks for lives on in the engine when we leave: it is not asked for twice."""
     policy: str = ""
     """The built-in policy that the client chose, where it may."""
+    elsewhere: bool = False
+    """Another fleet may serve it, if none of our engines can."""
     explain: bool = False
     started: float = msgspec.field(default_factory=time.perf_counter)
     session: bytes = b""

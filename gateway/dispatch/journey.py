@@ -20,7 +20,7 @@ from gateway.dispatch.relay import Cut, Tally, relay
 from gateway.dispatch.trail import Trail
 from gateway.dispatch.verdict import SPENT, Failure, Leg, Next
 from gateway.dispatch.watchdog import Overdue, Watchdog
-from gateway.errors import ApiError, unavailable
+from gateway.errors import ApiError, Overloaded, unavailable
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import OK, Fleet
@@ -151,7 +151,7 @@ class Dispatcher:
         model = x.request.model
         snapshot = self._fleet.snapshot(model, x.sight, course.avoid)
         if snapshot is None and (failure is None or failure.cause == "refused"):
-            wait_s = min(self._settings.engine_wait_s, x.left_s())
+            wait_s = 0.0 if x.elsewhere else min(self._settings.engine_wait_s, x.left_s())
             try:
                 async with asyncio.timeout(wait_s):
                     while snapshot is None:
@@ -271,7 +271,7 @@ class Dispatcher:
             x.step = "stream"
             if not x.begun:
                 self._metrics.ttft(model).observe(ttft_s)
-                client.start(answer.status, [*_relayed(answer.headers), *x.facts()])
+                client.start(answer.status, [*relayed(answer.headers), *x.facts()])
             await relay(answer, opened.first, client, self._settings, tally, x.trail)
             client.end()
         finally:
@@ -365,6 +365,9 @@ class Dispatcher:
             raise unavailable("No engine could be reached.", "engine_unreachable")
         if x.begun:
             raise Cut(str(failure), failure.cause)
+        if failure.cause == "overloaded" and x.elsewhere and failure.reply is not None:
+            said = failure.reply
+            raise Overloaded(said.status, [*relayed(said.headers), *x.facts()], said.body)
         if failure.reply is not None:
             return _reply(x, failure.reply, client)
         timeout = failure.cause in ("timeout", "late")
@@ -376,10 +379,10 @@ class Dispatcher:
 
 def _reply(x: Exchange, reply: Reply, client: Client) -> int:
     """Pass a complete answer on; returns its status."""
-    client.reply(reply.status, [*_relayed(reply.headers), *x.facts()], reply.body)
+    client.reply(reply.status, [*relayed(reply.headers), *x.facts()], reply.body)
     return reply.status
 
 
-def _relayed(headers: Headers) -> Headers:
+def relayed(headers: Headers) -> Headers:
     """An engine's headers without those that belong to its own connection."""
     return [(name, value) for name, value in headers if name not in _NOT_RELAYED]

@@ -86,6 +86,10 @@ class Metrics:
             "outcome",
         )
         self.retry_budget_spent = counter("baton_retry_budget_spent", "Requests failed for want of retry budget.")
+        self.fallback = counter(
+            "baton_fallback", "Requests that another fleet served, and why this one did not.", "fleet", "reason"
+        )
+        self.fallback_failures = counter("baton_fallback_failures", "Requests that it did not serve.", "fleet")
         self.overdue = counter("baton_overdue_requests", "Requests that the watchdog ended, by their step.", "step")
         self.transfers = counter("baton_transfers", "KV transfers by what became of their parameters.", "outcome")
         self.reading = histogram("baton_prompt_seconds", "Time to read one prompt.", _DECISION, "mode")
