@@ -19,23 +19,21 @@ from typer import Argument, Option
 from engines import layout
 from engines.checks import CannotStart, can_start, to_start
 from engines.console import Board
-from engines.control import Control, NoSupervisor, Refused, Say, ask
+from engines.control import Control, NoSupervisor, Refused, ask
 from engines.fleet import Fleet, FleetError
 from engines.foreground import run
 from engines.keeper import Keeper
 from engines.record import SecretError, read_secret
 from engines.registrar import Registrar
-from engines.rollout import Stopped
 from engines.shapes import PRESETS, lay, places
 from engines.store import StoreError, parse
 from engines.supervisor import Supervisor
 from engines.topology import Topology
 from engines.upgrade import Upgrade
+from engines.verbs import SOCKET, STATE, Commands
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Start, keep and ask the engines of this host.")
 
-STATE = Path(os.environ.get("BATON_STATE_DIR", ".baton"))
-SOCKET = STATE / "engines.sock"
 
 Names = Annotated[list[str] | None, Argument(metavar="[NAME]...", help="Names of engines. [default: all]")]
 Json = Annotated[bool, Option("--json", help="For scripts.")]
@@ -337,32 +335,6 @@ class Session:
                 await registrar.close()
             await control.close()
         return 0
-
-
-class Commands:
-    """What can be asked over the control socket."""
-
-    def __init__(self, keeper: Keeper, upgrades: Upgrade | None = None) -> None:
-        self._keeper = keeper
-        self._upgrades = upgrades
-
-    async def __call__(self, request: dict[str, Any], say: Say) -> Any:
-        verb, names = request.get("verb"), request.get("names", [])
-        try:
-            match verb:
-                case "status":
-                    return self._keeper.status()
-                case "restart":
-                    return await self._keeper.restart(names, say, drain=request.get("drain", True))
-                case "drain":
-                    return await self._keeper.drain(names, say)
-                case "upgrade" if self._upgrades is not None:
-                    return await self._upgrades.run(request, say)
-                case "halt" if self._upgrades is not None:
-                    return self._upgrades.halt()
-        except Stopped as error:
-            raise Refused(str(error)) from None
-        raise Refused(f"there is no verb {verb!r}")
 
 
 def _print(name: str, line: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from engines.checks import CannotStart
+
 log = logging.getLogger(__name__)
 
 LINE_BYTES = 1 << 20
@@ -38,9 +40,9 @@ class Control:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Raises OSError."""
+        """Raises `CannotStart`."""
         if len(str(self._path).encode()) > PATH_BYTES:
-            raise OSError(f"{self._path}: too long for a socket: set BATON_STATE_DIR to a shorter folder")
+            raise CannotStart(f"{self._path}: too long for a socket: set BATON_STATE_DIR to a shorter folder")
         self._path.unlink(missing_ok=True)  # of one that was killed; the folder's lock says that it is gone
         self._server = await asyncio.start_unix_server(self._serve, self._path, limit=LINE_BYTES)
         self._path.chmod(0o600)

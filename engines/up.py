@@ -1,7 +1,6 @@
 """`baton up` and `baton demo`: engines and gateway on this machine, in the foreground."""
 
 import asyncio
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from typer import Option
 from engines import layout
 from engines.checks import CannotStart, can_start, ports_are_free, to_start
 from engines.console import Board
+from engines.control import Control
 from engines.fleet import Fleet
 from engines.foreground import run
 from engines.keeper import Keeper
@@ -21,11 +21,10 @@ from engines.process import Process
 from engines.spec import Spec
 from engines.supervisor import Supervisor
 from engines.tiny_model import make_tiny_model
+from engines.upgrade import Upgrade
+from engines.verbs import SOCKET, STATE, Commands
 
 BATON = [sys.executable, "-m", "gateway.cli"]
-STATE = Path(os.environ.get("BATON_STATE_DIR", ".baton"))
-"""Logs, the resolved fleet file and the tiny model."""
-
 FleetFile = Annotated[Path | None, Option("--fleet", help="Fleet file (TOML). [default: laid over this machine]")]
 ModelName = Annotated[str | None, Option("--model", help="Model to serve: hub id or folder. [default: a small one]")]
 Host = Annotated[str, Option(help="Address of the gateway.")]
@@ -42,7 +41,7 @@ def up(
     """Start engines and gateway on this machine and stay in the foreground; Ctrl-C ends everything.
 
     Without --fleet the engines are laid over the NVIDIA GPUs there are; without a GPU, two real vLLM engines run on the
-    CPU with a tiny model that is made here. An engine that ends is started again.
+    CPU with a tiny model that is made here. An engine that ends is started again; `baton engines` asks and tells them.
     """
     smoke = [*BATON, "smoke"] if sample else None
     console = Console()
@@ -89,13 +88,24 @@ class Session:
     async def main(self) -> int:
         """Start, show, and wait; the exit status. Raises `CannotStart`, `FleetError`, `Failed`."""
         host, port = self._address
-        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
         fleet = await asyncio.to_thread(self._lay)
         ports_are_free(fleet, host, port)
         can_start(fleet, to_start(fleet), await asyncio.to_thread(layout.gpus))
         file = _write(fleet)
         self.supervisor.rules = fleet.supervisor
-        specs = Keeper(self.supervisor, fleet).specs()
+        keeper = Keeper(self.supervisor, fleet)
+        control = Control(SOCKET, Commands(keeper, Upgrade(keeper, file, STATE / "upgrade.json")))
+        await control.start()
+        try:
+            return await self._keep(keeper, file)
+        finally:
+            await self.supervisor.stop()
+            await control.close()
+
+    async def _keep(self, keeper: Keeper, file: Path) -> int:
+        host, port = self._address
+        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        specs = keeper.specs()
         self._board.say(f"Starting {len(specs)} engines and the gateway; logs are in {STATE / 'logs'}")
         command = [*BATON, "serve", "--config", str(file), "--host", host, "--port", str(port)]
         if not self._stay:
@@ -107,7 +117,7 @@ class Session:
         with self._board.watching(gateway) as shown:
             await self.supervisor.ready(gateway, shown)
         self.ready = True
-        self._board.ready(url, next(iter(fleet.models)))
+        self._board.ready(url, next(iter(keeper.fleet.models)))
         status = await self._sample(url) if self._smoke else 0
         if self._stay:
             self._board.say("Serving. Ctrl-C ends everything.")

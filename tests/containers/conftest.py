@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ def engine() -> Iterator[Engine]:
     try:
         made.start(alone=False)
         made.make_base(REPO / "build" / "base.tar")
-        made.build("docker/gateway.Dockerfile", GATEWAY)
-        made.build("docker/engine.Dockerfile", ENGINE)
+        with ThreadPoolExecutor() as both:  # one compiles while the other downloads
+            files = {"docker/gateway.Dockerfile": GATEWAY, "docker/engine.Dockerfile": ENGINE}
+            list(both.map(made.build, files, files.values()))
         made.stop()
         made.start(alone=True)
         yield made

@@ -16,7 +16,8 @@ def test_the_gateway_is_lean(engine: Engine) -> None:
     ours = engine.inspect(GATEWAY)["Size"] - engine.inspect(BASE)["Size"]
     assert ours + SLIM_BYTES < 250_000_000
     found = engine.docker("run", "--rm", "--network", "none", "--entrypoint", "ls", GATEWAY, *sites(engine))
-    assert "gateway" in found.split() and not {"torch", "vllm", "numpy", "pip"} & set(found.split())
+    unwanted = {"torch", "vllm", "numpy", "pip", "mypy", "setuptools"}
+    assert "gateway" in found.split() and not unwanted & set(found.split())
 
 
 def sites(engine: Engine) -> list[str]:
@@ -24,6 +25,12 @@ def sites(engine: Engine) -> list[str]:
     return [
         engine.docker("run", "--rm", "--network", "none", "--entrypoint", "python3", GATEWAY, "-c", program).strip()
     ]
+
+
+def test_the_hot_path_is_compiled(engine: Engine) -> None:
+    told = engine.docker("run", "--rm", "--network", "none", GATEWAY, "native", "--check")
+    assert "compiled files in /opt/baton" in told
+    assert "interpreted: BATON_NATIVE=0" not in told
 
 
 def test_neither_is_root_or_writes_anywhere(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """`baton up` as a process, over engines that stand in for vLLM: whatever ends it ends everything."""
 
+import asyncio
 import os
 import re
 import signal
@@ -8,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engines.control import ask
 from engines.guard import descendants
 from tests.engines_unit import vllm_stub
 from tests.engines_unit.baton import START_S, Baton
@@ -48,6 +51,16 @@ class Up(Baton):
         """The id of the gateway's process; 0 while there is none."""
         lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in descendants(self.process.pid)}
         return next((pid for pid in reversed(lines) if b"serve" in read(lines[pid])), 0)
+
+    def status(self) -> list[dict[str, Any]]:
+        """As `baton engines status --json` in its folder."""
+
+        async def told() -> list[dict[str, Any]]:
+            (answer,) = [line async for line in ask(self.folder / "state" / "engines.sock", {"verb": "status"})]
+            services: list[dict[str, Any]] = answer["done"]
+            return services
+
+        return asyncio.run(told())
 
     def go(self, *names: str) -> None:
         """Let engines become ready."""
@@ -153,6 +166,9 @@ def test_engine_that_dies_later_is_started_again(up: Up) -> None:
     (up.folder / "die-p0").touch()
     up.shows("p0 ended with status 7; starts again in")
     until(lambda: len(up.starts("p0")) == 2, START_S)
+    status = {one["name"]: one for one in up.status()}
+    assert list(status) == ["p0", "d0", "gateway"] and status["p0"]["starts"] == 2
+    assert "ended with status 7" in status["p0"]["why"]
     up.look()
     up.process.send_signal(signal.SIGINT)
     assert up.ends() == 0
