@@ -42,7 +42,8 @@ class Engines(Baton):
     def prepare(self) -> None:
         if not (self.folder / "vllm").exists():
             vllm_stub.write(self.folder)
-        self.write({f"{role[0]}{at}": role for at, role in enumerate(self.roles)})
+        if not self.file.exists():
+            self.write({f"{role[0]}{at}": role for at, role in enumerate(self.roles)})
 
     def text(self, engines: dict[str, str], rules: str = "", calls: dict[str, str] | None = None, **more: str) -> str:
         """A fleet file: names and roles, what some call themselves to their stub, and more lines for some of them."""
