@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,8 +46,8 @@ class Bench:
         self._server = server
         self._where = "redis" if server else "memory"
 
-    async def run(self, mixed_s: float, soak: int) -> Figures:
-        """All measurements. Raises `Wrong`, `Unavailable`, `Lost`."""
+    async def run(self, mixed_s: float, soak: int, then: Callable[[], Awaitable[Figures]] | None = None) -> Figures:
+        """All measurements, and `then` what another makes. Raises `Wrong`, `Unavailable`, `Lost`."""
         ingest = await Ingest.open(self.index, self._workload.holders)
         await self._fill(ingest)
         await self._check()
@@ -58,6 +58,8 @@ class Bench:
         if soak:
             await self._soak(ingest, soak)
         await self._check()
+        if then is not None:
+            self.figures |= await then()
         await ingest.close()
         return self.figures
 

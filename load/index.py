@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -19,10 +20,12 @@ from gateway.index.memory import MemoryIndex
 from gateway.index.redis import IndexMisconfigured, RedisIndex
 from load.bench import Bench, Figures
 from load.lookups import Wrong
+from load.neighbours import neighbours
 from load.prefixes import Workload
 from load.server import Server
 
 EMBEDDED = "embedded"
+NAMESPACE = "benchmark"
 
 _BUDGET_S = 5.0
 """Of one lookup: what is slow shall be seen, not cut off."""
@@ -31,7 +34,14 @@ _FAILURES = (Wrong, Unavailable, Lost, IndexMisconfigured, RedisError, OSError)
 
 
 def measure(
-    url: str | None, pairs: int, holders: int, mixed_s: float, soak: int, seed: int, progress: Progress
+    url: str | None,
+    pairs: int,
+    holders: int,
+    mixed_s: float,
+    soak: int,
+    seed: int,
+    progress: Progress,
+    gateways: int = 1,
 ) -> Figures:
     """Measure the index in this process, then the one in the server of `url`; all answers are checked.
 
@@ -42,18 +52,21 @@ def measure(
     found = uvloop.run(memory.run(mixed_s, 0 if url else soak))
     figures |= {f"memory.{name}": value for name, value in found.items()}
     if url:
-        figures |= uvloop.run(_measure_redis(url, Workload(pairs, holders, seed), mixed_s, soak, progress))
+        figures |= uvloop.run(_measure_redis(url, Workload(pairs, holders, seed), mixed_s, soak, progress, gateways))
     return figures
 
 
-async def _measure_redis(url: str, workload: Workload, mixed_s: float, soak: int, progress: Progress) -> Figures:
+async def _measure_redis(
+    url: str, workload: Workload, mixed_s: float, soak: int, progress: Progress, gateways: int
+) -> Figures:
     with ExitStack() as stack:
         if url == EMBEDDED:
             url = stack.enter_context(Embedded()).url
         server = stack.enter_context(Server(url))
-        index = await RedisIndex.connect(url, "benchmark", budget_s=_BUDGET_S)
+        index = await RedisIndex.connect(url, NAMESPACE, budget_s=_BUDGET_S)
         try:
-            return await Bench(index, workload, progress, server).run(mixed_s, soak)
+            others = partial(neighbours, url, NAMESPACE, index, workload, server, gateways) if gateways > 1 else None
+            return await Bench(index, workload, progress, server).run(mixed_s, soak, others)
         finally:
             await index.close()
 
@@ -62,6 +75,9 @@ def index(
     redis: Annotated[str, Option(help="URL of a server that nobody else uses, or `embedded`; else memory only.")] = "",
     pairs: Annotated[int, Option(help="Blocks resident, counted once for each engine.")] = 1_000_000,
     holders: Annotated[int, Option(help="Engines.")] = 64,
+    gateways: Annotated[
+        int, Option(min=1, metavar="N", help="With --redis: lookups also while so many tell each other their loads.")
+    ] = 1,
     mixed: Annotated[float, Option(min=0, metavar="SECONDS", help="Look up and write at once; 0 leaves it out.")] = 5.0,
     soak: Annotated[int, Option(min=0, metavar="BLOCKS", help="Write so many more; memory must not grow.")] = 0,
     seed: Annotated[int, Option(help="Of the generated fleet.")] = 1,
@@ -73,7 +89,7 @@ def index(
     """
     try:
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            figures = measure(redis, pairs, holders, mixed, soak, seed, progress)
+            figures = measure(redis, pairs, holders, mixed, soak, seed, progress, gateways)
     except ValueError as error:
         typer.secho(f"baton load index: {error}", fg="red", err=True)
         raise typer.Exit(2) from None

@@ -77,6 +77,8 @@ class Known:
         self._engines = [[self._engine(node, Booked()) for node in self._nodes] for _ in range(self._pools)]
         self._stale: list[set[int]] = [set() for _ in range(self._pools)]
         """Engines whose snapshot is out of date."""
+        self.blocks_looked_up = self.events = self.bookings = 0
+        """What a shared index and shared loads were asked and told; events are blocks that came or went."""
         self._scraped_at = 0
         self._scraped = [[Booked() for _ in self._nodes] for _ in range(self._pools)]
 
@@ -103,8 +105,10 @@ class Known:
             engines[at] = self._engine(node, self._load(node, pool))
         stale.clear()
         seen = engines.copy()
+        names = ask.names[: (ask.prompt - 1) // self._size]
+        self.blocks_looked_up += len(names)
         sight = self._sights[pool if self._told.approximate else 0]
-        for at, blocks in sight.leads(ask.names[: (ask.prompt - 1) // self._size], self._clock()):
+        for at, blocks in sight.leads(names, self._clock()):
             seen[at] = replace(seen[at], cached_tokens=blocks * self._size)
         arrivals, work = self._all.rates()
         links: Mapping[tuple[str, str], Link] = self._shape.links if self._links is None else self._links
@@ -168,6 +172,7 @@ class Known:
 
     def _touched(self, node: Node, pool: int) -> Booked:
         """The books of an engine, about to be written."""
+        self.bookings += 1
         self._scrape()
         if not self._told.scraped_s or self._told.private:
             self._stale[pool].add(node.index)
@@ -250,6 +255,7 @@ class Known:
         """Something was done to an engine: its KV events."""
         if changes := node.core.blocks.changes:
             sight, now_s = self._sights[0], self._clock()
+            self.events += len(changes)
             for name, came in changes:
                 sight.changed(node.index, name, came, now_s)
             changes.clear()

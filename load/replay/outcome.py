@@ -43,6 +43,12 @@ class Outcome(msgspec.Struct, frozen=True):
     span_s: float
     saturated_share: float = 0.0
     """Share of requests of which the policy said that no engine serves them as it should."""
+    blocks_looked_up: int = 0
+    """Of all prompts: what the prefix index is asked, a lookup for each request."""
+    block_events: int = 0
+    """Blocks that engines stored or dropped: what it is told."""
+    bookings: int = 0
+    """Changes of an engine's load that gateways tell each other."""
 
 
 def outcome(simulation: Simulation, slo: Slo = Slo()) -> Outcome:  # noqa: B008  frozen
@@ -76,6 +82,9 @@ def outcome(simulation: Simulation, slo: Slo = Slo()) -> Outcome:  # noqa: B008 
         balance=_balance(simulation),
         span_s=span_s,
         saturated_share=simulation.saturated / max(1, len(simulation.jobs)),
+        blocks_looked_up=simulation.known.blocks_looked_up,
+        block_events=simulation.known.events,
+        bookings=simulation.known.bookings,
     )
 
 

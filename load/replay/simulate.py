@@ -65,8 +65,8 @@ class Simulation:
                 member.profile, kv_blocks, block_tokens, on_first=self._first, on_end=self._ended, on_room=self._pull
             )
             self.nodes[member.name] = Node(index, member, core, told.gateways if told.private else 1)
-        self._known = Known(told, shape, self.nodes, block_tokens, slo, self._clock)
-        self.kv_bytes_per_token = self._known.kv_bytes_per_token
+        self.known = Known(told, shape, self.nodes, block_tokens, slo, self._clock)
+        self.kv_bytes_per_token = self.known.kv_bytes_per_token
         self._faults = faults
         self._followers: dict[int, list[int]] = {}
         self._ended_count = 0
@@ -106,7 +106,7 @@ class Simulation:
             node.scheduled_s = core.due_s
             if core.due_s < math.inf:
                 self._at(core.due_s, self._fire, node, core.due_s)
-        self._known.changed(node)
+        self.known.changed(node)
 
     def _fire(self, node: Node, due_s: float) -> None:
         if node.core.due_s == due_s:
@@ -120,12 +120,12 @@ class Simulation:
         ask, now_s = self._asks[index], self.now_s
         job = Job(index, ask, now_s, index % self._gateways)
         self.jobs.append(job)
-        fleet = self._known.fleet(ask, job.gateway)
-        placement = self._policy.place(self._known.request(ask), fleet)
+        fleet = self.known.fleet(ask, job.gateway)
+        placement = self._policy.place(self.known.request(ask), fleet)
         self.saturated += bool(placement.saturated)
         job.decode = self.nodes[placement.decode]
         job.prefill = self.nodes[placement.prefill] if placement.prefill else None
-        self._known.placed(job, fleet)
+        self.known.placed(job, fleet)
         work = Work(job, ask.prompt, ask.answer if job.prefill is None else 1, ask.names)
         node = job.prefill or job.decode
         self._at(now_s + node.member.profile.leg_s, self._enter, node, work)
@@ -144,7 +144,7 @@ class Simulation:
         except ValueError:
             self.refused += 1
             job: Job = work.owner  # type: ignore[assignment]
-            self._known.prefilled(job)
+            self.known.prefilled(job)
             self._left(job)
         self._touch(node)
 
@@ -152,23 +152,23 @@ class Simulation:
         job: Job = work.owner  # type: ignore[assignment]
         if job.prefill is None or work.waits:
             job.first_s = now_s
-            self._known.prefilled(job)
+            self.known.prefilled(job)
         if not work.waits:
             job.cached = work.cached
         else:
-            self._known.pulled(job)
+            self.known.pulled(job)
 
     def _ended(self, work: Work, now_s: float) -> None:
         job: Job = work.owner  # type: ignore[assignment]
         if job.prefill is not None and not work.waits:
             job.source = work
-            self._known.prefilled(job)
+            self.known.prefilled(job)
             ask = job.ask
             second = Work(job, ask.prompt, ask.answer, ask.names, waits=True)
             self._at(now_s + job.decode.member.profile.second_leg_s, self._enter, job.decode, second)
             return
         job.last_s = now_s
-        self._known.streamed(job)
+        self.known.streamed(job)
         job.decode.core.release(work, now_s)
         self._left(job)
 
@@ -194,7 +194,7 @@ class Simulation:
 
     def _left(self, job: Job) -> None:
         """The request is over, well or not."""
-        self._known.left(job)
+        self.known.left(job)
         self._ended_count += 1
         if not self._slo.met(job.first_s - job.arrived_s, job.last_s - job.first_s, job.ask.answer):
             self._missed += 1

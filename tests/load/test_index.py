@@ -35,7 +35,9 @@ def test_it_measures_the_index_of_this_process() -> None:
 
 
 def test_it_measures_a_server() -> None:
-    figures = run("--pairs", str(PAIRS), "--holders", str(HOLDERS), "--mixed", "0.2", "--redis", "embedded")
+    size = ("--pairs", str(PAIRS), "--holders", str(HOLDERS))
+    figures = run(*size, "--mixed", "0.2", "--redis", "embedded", "--gateways", "3")
+    assert figures["gateways.3.match_server_us"] > 0
     assert figures["mixed.matches_per_s"] > 0
     for blocks in BLOCKS:
         assert figures[f"match_ms.{blocks}.p99"] >= figures[f"match_ms.{blocks}.p50"] > 0
