@@ -31,8 +31,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What a request whose blocks were pulled adds to its first step."""
     leg_s: float = 0.0
     """From the client's send to the engine's queue: HTTP, tokenising."""
-    tokenize_s: float = 0.0
-    """For each token of a prompt, before it is queued: an engine's front reads and tokenises one prompt at a time."""
     second_leg_s: float = 0.0
     """The same from the prefill engine's answer to the decode engine's queue, and the set-up of the pull."""
     chunk_tokens: int = 8192

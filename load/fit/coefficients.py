@@ -14,7 +14,7 @@ Values = dict[str, float]
 
 OWN = ("token_s", "context_s", "step_s", "sequence_s", "kv_s")
 """One of each for every tensor-parallel size."""
-SHARED = ("mix", "join_s", "leg_s", "second_leg_s", "tokenize_s")
+SHARED = ("mix", "join_s", "leg_s", "second_leg_s")
 """One for all."""
 SMALLEST = {
     "token_s": 1e-7,
@@ -26,7 +26,6 @@ SMALLEST = {
     "join_s": 1e-5,
     "leg_s": 1e-4,
     "second_leg_s": 1e-4,
-    "tokenize_s": 1e-8,
     "gbps": 1e-2,
 }
 """Below this a number is not looked for. The largest is `SPAN` times as much, of `mix` 4."""
@@ -72,7 +71,7 @@ def concerns(name: str, row: Row) -> bool:
         return row.setup.network == owner
     if not owner:
         # `mix` also stretches the one token that a pulled prompt leaves to compute: some 10 µs, not worth a run.
-        return kind in ("leg_s", "tokenize_s") or (kind == "mix") == (row.setup.prefill is None)
+        return kind == "leg_s" or (kind == "mix") == (row.setup.prefill is None)
     return int(owner.removeprefix("tp")) in row.setup.sizes
 
 

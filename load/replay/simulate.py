@@ -128,15 +128,7 @@ class Simulation:
         self.known.placed(job, fleet)
         work = Work(job, ask.prompt, ask.answer if job.prefill is None else 1, ask.names)
         node = job.prefill or job.decode
-        self._at(now_s + node.member.profile.leg_s, self._enter, node, work)
-
-    def _enter(self, node: Node, work: Work) -> None:
-        """At the front of an engine, which tokenises one prompt after another."""
-        if took_s := node.member.profile.tokenize_s * work.prompt:
-            node.door_free_s = max(self.now_s, node.door_free_s) + took_s
-            self._at(node.door_free_s, self._submit, node, work)
-        else:
-            self._submit(node, work)
+        self._at(now_s + node.member.profile.leg_s, self._submit, node, work)
 
     def _submit(self, node: Node, work: Work) -> None:
         try:
@@ -165,7 +157,7 @@ class Simulation:
             self.known.prefilled(job)
             ask = job.ask
             second = Work(job, ask.prompt, ask.answer, ask.names, waits=True)
-            self._at(now_s + job.decode.member.profile.second_leg_s, self._enter, job.decode, second)
+            self._at(now_s + job.decode.member.profile.second_leg_s, self._submit, job.decode, second)
             return
         job.last_s = now_s
         self.known.streamed(job)

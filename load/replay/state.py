@@ -48,8 +48,6 @@ class Node:
         self.booked = [Booked() for _ in range(pools)]
         """One for all gateways, or one for each."""
         self.scheduled_s = math.inf
-        self.door_free_s = 0.0
-        """When its front has tokenised what it has been sent."""
         self.link_free_s = 0.0
 
 
