@@ -95,11 +95,11 @@ class Engine(_Strict):
     drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
     pp: int = Field(1, gt=0, description="pipeline parallel size")
-    dp: int = Field(1, gt=0, description="data parallel ranks behind one `url`; each is placed by itself")
+    dp: int = Field(1, gt=0, description="data parallel ranks behind one port; each is placed by itself")
     gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
-    nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP rank")
-    events_port: int | None = Field(None, gt=0, lt=65536, description="KV events (PUB)")
-    replay_port: int | None = Field(None, gt=0, lt=65536, description="KV events (replay ROUTER)")
+    nixl_port: int | None = Field(None, gt=0, lt=65536, description="NIXL side channel; one port per TP and DP rank")
+    events_port: int | None = Field(None, gt=0, lt=65536, description="KV events (PUB); one port per DP rank")
+    replay_port: int | None = Field(None, gt=0, lt=65536, description="KV events (replay ROUTER); likewise")
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
 
@@ -121,12 +121,11 @@ class Engine(_Strict):
     def _ours_or_theirs(self) -> Self:
         if bool(self.url) == bool(self.port):
             raise ValueError("give `url` for an engine that runs already, or `port` for one to be started (not both)")
-        if self.dp > 1 and not self.url:
+        if self.gpus and len(self.gpus) % (self.tp * self.pp * self.dp):
             raise ValueError(
-                f"dp is {self.dp}: it is for an engine that runs already; list those to be started one by one"
+                f"gpus has {len(self.gpus)} entries, tp is {self.tp}, pp {self.pp}, dp {self.dp}: "
+                "list tp x pp x dp GPUs"
             )
-        if self.gpus and len(self.gpus) % (self.tp * self.pp):
-            raise ValueError(f"gpus has {len(self.gpus)} entries, tp is {self.tp}, pp {self.pp}: list tp x pp GPUs")
         return self
 
     @property
@@ -135,12 +134,11 @@ class Engine(_Strict):
         return self.port is not None
 
     def ports(self) -> Iterator[tuple[str, int]]:
-        """Each port that this engine binds, with the key it comes from."""
-        for key in ("port", "events_port", "replay_port"):
+        """Each port that this engine binds, with the key it comes from; vLLM counts ranks up from the first."""
+        ranks = {"port": 1, "events_port": self.dp, "replay_port": self.dp, "nixl_port": self.tp * self.dp}
+        for key, count in ranks.items():
             if (port := getattr(self, key)) is not None:
-                yield key, port
-        if self.nixl_port is not None:
-            yield from (("nixl_port", self.nixl_port + rank) for rank in range(self.tp))
+                yield from ((key, port + rank) for rank in range(count))
 
 
 class Host(_Strict):

@@ -64,6 +64,8 @@ def command(fleet: Fleet, engine: Engine) -> list[str]:
         argv += ["--tensor-parallel-size", str(engine.tp)]
     if engine.pp > 1:
         argv += ["--pipeline-parallel-size", str(engine.pp)]
+    if engine.dp > 1:
+        argv += ["--data-parallel-size", str(engine.dp)]
     if (drain_s := math.ceil(fleet.supervisor.drain_s)) > 0:
         argv += ["--shutdown-timeout", str(drain_s)]  # at SIGTERM vLLM finishes what runs, and takes nothing new
     if engine.gpu_memory_utilization is not None:

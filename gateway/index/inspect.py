@@ -36,5 +36,6 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def name(engine: str, rank: int, tier: str) -> str:
-    """A holder in words."""
-    return engine + (f" rank {rank}" if rank else "") + ("" if tier == "gpu" else f" ({tier})")
+    """A holder in words; the URL of a rank that is an engine of its own says which it is."""
+    told = rank and not engine.endswith(f"#rank={rank}")
+    return engine + (f" rank {rank}" if told else "") + ("" if tier == "gpu" else f" ({tier})")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engines.fleet import Engine, Fleet
+from engines.fleet import Engine, Fleet, FleetError
 from engines.vllm import CPU_SITE, launch
 
 
@@ -78,6 +78,22 @@ def test_events() -> None:
         "endpoint": "tcp://*:5602",  # a concrete host would make vLLM connect instead of bind
         "replay_endpoint": "tcp://*:5702",
     }
+
+
+def test_ranks() -> None:
+    """One process with several ranks; vLLM gives each the port after that of the one before."""
+    made, engine = fleet(dp=2, tp=2, gpus=[0, 1, 2, 3], events_port=5602, replay_port=5702, nixl_port=5800)
+    command, env = launch(made, engine)
+    assert value(command, "--data-parallel-size") == "2"
+    assert json.loads(value(command, "--kv-events-config"))["endpoint"] == "tcp://*:5602"
+    assert env["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    bound = [8101, 5602, 5603, 5702, 5703, 5800, 5801, 5802, 5803]
+    assert [port for _, port in engine.ports()] == bound
+    assert "--data-parallel-size" not in launch(*fleet())[0]
+    with pytest.raises(FleetError, match="tp is 2, pp 1, dp 2: list tp x pp x dp GPUs"):
+        fleet(dp=2, tp=2, gpus=[0, 1])
+    with pytest.raises(FleetError, match="port 5603 is taken"):
+        fleet(dp=2, events_port=5602, replay_port=5603)
 
 
 def test_on_gpu() -> None:

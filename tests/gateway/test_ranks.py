@@ -10,7 +10,6 @@ import pytest
 
 from engines.double import Double
 from engines.fleet import Fleet as FleetFile
-from engines.fleet import FleetError
 from gateway.app import App, fleet_of
 from gateway.fleet.wanted import of_file
 from gateway.settings import Settings
@@ -102,13 +101,10 @@ async def test_ranks_share_one_health_and_their_counts_agree() -> None:
         await until(lambda: all(fleet.engines[f"d.{rank}"].state == "down" for rank in range(3)), 10)
 
 
-def test_ranks_are_of_engines_that_run() -> None:
-    engines = [{"name": "a", "role": "both", "port": 9, "dp": 2}]
-    with pytest.raises(FleetError, match="dp is 2"):
-        FleetFile.parse({"models": {"m": {}}, "engines": engines})
-    file = FleetFile.parse(
-        {"models": {"m": {}}, "engines": [{"name": "a", "role": "both", "url": "http://x:1", "dp": 2}]}
-    )
+@pytest.mark.parametrize("where", [{"url": "http://x:1"}, {"port": 1, "host": "h"}])
+def test_ranks_are_of_engines_that_run_and_of_those_to_be_started(where: dict[str, object]) -> None:
+    engines = [{"name": "a", "role": "both", "dp": 2, **where}]
+    file = FleetFile.parse({"models": {"m": {}}, "engines": engines, "hosts": {"h": {"address": "x"}}})
     assert [(one.name, one.url) for one in of_file(file)] == [
         ("a.0", "http://x:1#rank=0"),
         ("a.1", "http://x:1#rank=1"),
