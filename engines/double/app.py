@@ -139,17 +139,20 @@ class App:
             "group": None,
             "is_blocking": False,
         }
-        card = {
-            "id": double.model,
-            "object": "model",
-            "created": now,
-            "owned_by": "vllm",
-            "root": double.model,
-            "parent": None,
-            "max_model_len": double.limits.max_model_len,
-            "permission": [permission],
-        }
-        return 200, json.encode({"object": "list", "data": [card]}), JSON
+        cards = [
+            {
+                "id": name,
+                "object": "model",
+                "created": now,
+                "owned_by": "vllm",
+                "root": name,
+                "parent": parent,
+                "max_model_len": double.limits.max_model_len if parent is None else None,
+                "permission": [permission],
+            }
+            for name, parent in {double.model: None, **dict.fromkeys(double.adapters, double.model)}.items()
+        ]
+        return 200, json.encode({"object": "list", "data": cards}), JSON
 
     def _metrics(self, *_: object) -> Reply:
         double = self._double
@@ -170,8 +173,8 @@ class App:
 
     def _known_model(self, headers: dict[str, str], raw: bytes) -> dict[str, Any]:
         body = parse(raw, headers.get("content-type", ""))
-        if body.get("model") and body["model"] != self._double.model:
-            raise no_model(body["model"], self._double.model)
+        if body.get("model") and body["model"] != (name := self._double.named(body)):
+            raise no_model(body["model"], name)
         return body
 
     def _tokenize(self, headers: dict[str, str], raw: bytes) -> Reply:
@@ -200,7 +203,7 @@ class App:
 
     def _count_tokens(self, headers: dict[str, str], raw: bytes) -> Reply:
         body = self._known_model(headers, raw)
-        asked = read("messages", {**body, "max_tokens": 1}, self._double.model, self._double.limits)
+        asked = read("messages", {**body, "max_tokens": 1}, self._double.named(body), self._double.limits)
         count = len(asked.prompts[0])
         answer = {"input_tokens": count, "context_management": {"original_input_tokens": count}}
         return 200, json.encode(answer), JSON

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -64,6 +64,7 @@ class Double:
         events_port: int | None = None,
         replay_port: int | None = None,
         dp: int = 1,
+        adapters: Many[str] = (),
         lease_s: float = 30.0,
         seed: int = 0,
         timing: Timing | None = None,
@@ -74,6 +75,8 @@ class Double:
         self.role: Role = role
         self.name = name
         self.model = model
+        self.adapters = dict.fromkeys(adapters)
+        """LoRA adapters that it has, in order; they may come and go while it runs."""
         self.limits = dataclasses.replace(limits or Limits(), **sizes)
         self.timing = timing or Timing()
         self.faults = faults or Faults()
@@ -117,6 +120,11 @@ class Double:
         if not self.engines:
             raise RuntimeError(f"double {self.name!r} has not been started: use `async with`")
         return self.engines[0]
+
+    def named(self, body: Mapping[str, Any]) -> str:
+        """The model or adapter that a body asks for; the model if it asks for nothing that is here."""
+        wanted = body.get("model")
+        return wanted if isinstance(wanted, str) and wanted in self.adapters else self.model
 
     def of_rank(self, wanted: str | None) -> Engine:
         """The rank that `X-data-parallel-rank` names; the least busy one if it names none. Raises `RefusedError`."""

@@ -24,6 +24,9 @@ from engines.double.tokens import IM_END
 from engines.double.transfer import SideChannel
 from engines.double.watchers import Watchers
 
+BEHIND_S = 0.1
+"""So far behind its time an engine catches up; what is lost beyond that is lost."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -163,6 +166,8 @@ class Engine:
     # The loop.
 
     async def _run(self) -> None:
+        """A step begins when the one before it was due to end: what we take ourselves does not make the engine slow."""
+        ends_s = 0.0
         while True:
             self._admit()
             chunks, duration = self._plan()
@@ -171,9 +176,13 @@ class Engine:
                 self._flush()
                 self._work.clear()
                 await self._work.wait()
+                ends_s = 0.0
                 continue
-            await asyncio.sleep(duration * self.faults.slow)
-            self._decode(batch, duration * self.faults.slow)
+            duration *= self.faults.slow
+            now = self._loop.time()
+            ends_s = max(ends_s, now - BEHIND_S) + duration if ends_s else now + duration
+            await asyncio.sleep(ends_s - now)
+            self._decode(batch, duration)
             self._prefill(chunks)
             self._flush()
 
@@ -313,7 +322,7 @@ class Engine:
         first, full = start // size, sequence.tape.count // size
         if first < full:
             tokens = sequence.tokens[first * size : full * size]
-            self.pool.cache(sequence.tape.blocks, sequence.names[:full], first, tokens, sequence.salt)
+            self.pool.cache(sequence.tape.blocks, sequence.names[:full], first, tokens, sequence.salt, sequence.lora)
 
     # Blocks that come from another engine.
 

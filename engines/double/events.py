@@ -75,6 +75,8 @@ class Publisher:
         self._pending: list[BlockStored | BlockRemoved | AllBlocksCleared] = []
         self._kept: deque[tuple[int, bytes]] = deque(maxlen=KEPT_BATCHES)
         self._next = 0
+        self._loras: dict[str, int] = {}
+        """Adapter -> the number that events call it by."""
         self._encode = msgspec.msgpack.Encoder().encode
         context = Context.instance()
         self._pub = context.socket(SocketType.PUB)
@@ -106,12 +108,16 @@ class Publisher:
             "topic": self._topic.decode(),
         }
 
-    def stored(self, names: list[int], parent: int | None, tokens: list[int], salt: str | None) -> None:
-        keys: list[tuple[str, ...] | None] = [None] * len(names)
+    def stored(
+        self, names: list[int], parent: int | None, tokens: list[int], salt: str | None, lora: str | None = None
+    ) -> None:
+        own = (lora,) if lora else ()
+        keys: list[tuple[str, ...] | None] = [own or None] * len(names)
         if salt and parent is None:
-            keys[0] = (salt,)
+            keys[0] = (*own, salt)
+        number = self._loras.setdefault(lora, len(self._loras) + 1) if lora else None
         self._pending.append(
-            BlockStored(names, parent, tokens, self._size, None, "GPU", None, keys, 0, "full_attention")
+            BlockStored(names, parent, tokens, self._size, number, "GPU", lora, keys, 0, "full_attention")
         )
 
     def removed(self, name: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from engines.double import handover
 from engines.double.answer import Choice, FailedError, Usage, deltas
 from engines.double.asgi import EVENTS, JSON, CutError, Receive, Send, answer, gone, start
 from engines.double.ask import Api, Ask, read
@@ -40,7 +41,8 @@ async def generate(
         engine = double.of_rank(headers.get("x-data-parallel-rank"))
         body = parse(raw, headers.get("content-type", ""))
         params = body.get("kv_transfer_params")
-        asked = read(api, body, double.model, double.limits)
+        name = double.named(body)
+        asked = read(api, body, name, double.limits)
         if not engine.admits(len(asked.prompts) * asked.n):
             engine.stats.admission_rejections += 1
             raise queue_full()
@@ -54,8 +56,11 @@ async def generate(
     prefix = {"chat": "chatcmpl-", "completions": "cmpl-", "messages": "chatcmpl-", "responses": "resp_"}[api]
     if api == "responses":
         given = double.ids.next()
-    head = Head(prefix + given, int(time.time()), double.model, double.ids)
-    choices = _choices(asked, head, double.limits.block_size)
+    head = Head(prefix + given, int(time.time()), name, double.ids)
+    choices = _choices(asked, head, double.limits.block_size, name if name in double.adapters else None)
+    timing = double.timing
+    if way_s := timing.second_leg_s if handover.wants_pull(choices[0].sequence) else timing.leg_s:
+        await asyncio.sleep(way_s * double.faults.slow)
     for choice in choices:
         engine.submit(choice.sequence)
     leaving = asyncio.get_running_loop().create_task(_leave(receive, engine, choices))
@@ -122,7 +127,7 @@ async def _stream(
     await send({"type": "http.response.body", "body": b""})
 
 
-def _choices(asked: Ask, head: Head, block_size: int) -> list[Choice]:
+def _choices(asked: Ask, head: Head, block_size: int, lora: str | None) -> list[Choice]:
     """A sequence for every choice of every prompt, with its own copy of the transfer parameters."""
     choices: list[Choice] = []
     for at, prompt in enumerate(asked.prompts):
@@ -137,9 +142,10 @@ def _choices(asked: Ask, head: Head, block_size: int) -> list[Choice]:
                 id=base if asked.n == 1 else f"{index}_{base}",
                 prompt=prompt,
                 sampling=asked.sampling,
-                tape=Tape(block_size),
+                tape=Tape(block_size, lora),
                 index=index,
                 salt=asked.salt,
+                lora=lora,
                 params=dict(asked.params) if asked.params else None,
             )
             choices.append(Choice(sequence, at * asked.n + index))

@@ -26,18 +26,20 @@ def _first(written: list[int], count: int) -> list[int]:
 class Tape:
     """The KV of one sequence: `count` tokens written to (or read from) `blocks`."""
 
-    __slots__ = ("_before", "blocks", "count", "size", "state")
+    __slots__ = ("_before", "_seed", "blocks", "count", "size", "state")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, lora: str | None = None) -> None:
+        """With an adapter all KV is another."""
         self.size = size
-        self._before = _SEED
+        self._seed = hash((_SEED, *lora.encode())) if lora else _SEED
+        self._before = self._seed
         self.blocks: list[Block] = []
         self.count = 0
-        self.state = _SEED
+        self.state = self._seed
 
     def seek(self, count: int) -> None:
         """Read the first `count` tokens of KV from the blocks, whatever they really hold."""
-        before = _SEED
+        before = self._seed
         full, tail = divmod(count, self.size)
         for block in self.blocks[:full]:
             content = block.content

@@ -16,9 +16,10 @@ NULL_BLOCK = 0
 _MASK = (1 << 64) - 1
 
 
-def root(salt: str | None = None) -> int:
-    """The name before the first block; a cache salt gives a namespace of its own."""
-    return 0 if not salt else hash(tuple(salt.encode()))
+def root(salt: str | None = None, lora: str | None = None) -> int:
+    """The name before the first block; a cache salt and a LoRA adapter give namespaces of their own."""
+    start = 0 if not salt else hash(tuple(salt.encode()))
+    return hash((start, *lora.encode())) if lora else start
 
 
 def chain(parent: int, tokens: Sequence[int]) -> int:
@@ -29,7 +30,9 @@ def chain(parent: int, tokens: Sequence[int]) -> int:
 class Listener(Protocol):
     """Who is told what the prefix cache holds."""
 
-    def stored(self, names: list[int], parent: int | None, tokens: list[int], salt: str | None) -> None: ...
+    def stored(
+        self, names: list[int], parent: int | None, tokens: list[int], salt: str | None, lora: str | None
+    ) -> None: ...
     def removed(self, name: int) -> None: ...
     def cleared(self) -> None: ...
 
@@ -119,7 +122,13 @@ class Pool:
                 self._free.move_to_end(block.id, last=False)
 
     def cache(
-        self, blocks: Sequence[Block], names: Sequence[int], start: int, tokens: list[int], salt: str | None = None
+        self,
+        blocks: Sequence[Block],
+        names: Sequence[int],
+        start: int,
+        tokens: list[int],
+        salt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         """Enter the full blocks `blocks[start:len(names)]`, which hold `tokens`, into the prefix cache.
 
@@ -133,7 +142,7 @@ class Pool:
                 block.name = name
                 self._cached.setdefault(name, {})[block.id] = block
         if self.listener and start < len(names):
-            self.listener.stored(list(names[start:]), names[start - 1] if start else None, tokens, salt)
+            self.listener.stored(list(names[start:]), names[start - 1] if start else None, tokens, salt, lora)
 
     def reset(self) -> bool:
         """Forget the prefix cache. False, and nothing done, while any block is in use (as `/reset_prefix_cache`)."""

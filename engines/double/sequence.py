@@ -30,6 +30,8 @@ class Sequence:
     tape: Tape
     index: int = 0
     salt: str | None = None
+    lora: str | None = None
+    """the adapter; None: the model as it is"""
     params: dict[str, Any] | None = None
     """kv_transfer_params, changed by the engine as it uses them"""
     tokens: list[int] = field(default_factory=list)
@@ -59,7 +61,7 @@ class Sequence:
         """Name the blocks that the tokens fill by now."""
         size = self.tape.size
         for start in range(len(self.names) * size, len(self.tokens) - size + 1, size):
-            parent = self.names[-1] if self.names else pool.root(self.salt)
+            parent = self.names[-1] if self.names else pool.root(self.salt, self.lora)
             self.names.append(pool.chain(parent, self.tokens[start : start + size]))
 
     def emit(self, token: int) -> None:

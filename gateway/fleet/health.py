@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+import time
 from functools import cache
 from typing import Protocol
 
@@ -51,15 +52,18 @@ def client(engine: Engine, timeout_s: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=timeout_s, trust_env=False, verify=verify, headers=headers)
 
 
-async def check(engine: Engine, http: httpx.AsyncClient) -> str:
-    """Ask once. Returns why the engine cannot be used; empty if it can."""
+async def check(engine: Engine, http: httpx.AsyncClient, models: bool = True) -> str:
+    """Ask once, with `models` for what it serves too. Returns why the engine cannot be used; empty if it can."""
     try:
         health = await http.get("/health")
         if health.status_code != 200:
             return f"/health answered {health.status_code}"
-        if engine.state is not State.UP:
-            models = msgspec.json.decode((await http.get("/v1/models")).content, type=_Models)
-            entries = [(msgspec.json.decode(entry, type=_Entry), bytes(entry)) for entry in models.data]
+        if models:
+            answer = await http.get("/v1/models")
+            if engine.state is State.UP and answer.status_code != 200:
+                return ""
+            listed = msgspec.json.decode(answer.content, type=_Models)
+            entries = [(msgspec.json.decode(entry, type=_Entry), bytes(entry)) for entry in listed.data]
             engine.served = {entry.id: raw for entry, raw in entries}
             engine.adapters = frozenset(entry.id for entry, _ in entries if entry.parent)
             if engine.model and engine.model not in engine.served:
@@ -108,9 +112,13 @@ class Watch:
 
     async def _watch(self, engine: Engine) -> None:
         vigil = Vigil(self._fleet, engine, self._settings, self._listener)
+        models_s = 0.0
         async with client(engine, self._settings.health_timeout_s) as http:
             while True:
-                why = await check(engine, http) or await vigil.check(http)
+                ask = engine.state is not State.UP or time.monotonic() >= models_s  # adapters come and go meanwhile
+                if ask:
+                    models_s = time.monotonic() + self._settings.vitals_interval_s
+                why = await check(engine, http, ask) or await vigil.check(http)
                 state = State.DOWN if why else State.UP
                 if state is not engine.state:
                     level = logging.WARNING if why else logging.INFO

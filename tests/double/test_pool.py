@@ -19,7 +19,9 @@ class Told:
         self.names: Counter[int] = Counter()
         self.parents: dict[int, int | None] = {}
 
-    def stored(self, names: list[int], parent: int | None, tokens: list[int], salt: str | None) -> None:
+    def stored(
+        self, names: list[int], parent: int | None, tokens: list[int], salt: str | None, lora: str | None = None
+    ) -> None:
         assert len(tokens) == len(names) * SIZE
         for at, name in enumerate(names):
             assert name == chain(root(salt) if parent is None else parent, tokens[at * SIZE : at * SIZE + SIZE])

@@ -55,6 +55,8 @@ def test_adapters_salts_and_media_have_hashes_of_their_own() -> None:
     assert first(extra_keys=[("s",), None]) == salted != plain
     both = of_ids(ids(*tokens), "m", SIZE, "l", "s").hashes
     assert first(lora_name="l", extra_keys=[("l", "s"), ("l",)]) == both
+    named_alike = of_ids(ids(*tokens), "m", SIZE, "l", "l").hashes
+    assert first(lora_name="l", extra_keys=[("l", "l"), ("l",)]) == named_alike != lora
     media = first(extra_keys=[None, [["image", 3]]])
     assert media[:8] == plain[:8]
     assert media[8:] != plain[8:]

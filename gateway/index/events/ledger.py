@@ -161,7 +161,10 @@ class Ledger:
 def _extra(event: BlockStored, at: int) -> list[Any]:
     """What the engine mixed into the hash of one block, without the adapter's name."""
     keys = event.extra_keys[at] if event.extra_keys and at < len(event.extra_keys) else None
-    return [part for part in keys or () if part != event.lora_name]
+    found = list(keys or ())
+    if event.lora_name in found:
+        found.remove(event.lora_name)  # once: a salt may be called the same
+    return found
 
 
 def _others(event: BlockStored, at: int) -> list[Any]:
