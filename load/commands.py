@@ -15,6 +15,7 @@ from typer import Option
 from load.fit.command import fit
 from load.index import index
 from load.live.command import check
+from load.live.playing import play
 from load.prompt import prompt
 from load.relay import OURS, WORKS, Figures, measure, surroundings
 
@@ -28,6 +29,7 @@ def load() -> None:
 
 app.command()(fit)
 app.command()(check)
+app.command()(play)
 app.command()(index)
 app.command()(prompt)
 

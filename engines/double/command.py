@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
 from engines.double.double import Double, Role
+from engines.double.folder import write_folder
 from engines.double.limits import Limits
 from engines.double.timing import Timing
 from engines.model.profile import UnknownProfile, load
@@ -30,9 +32,12 @@ def double(
     prefill_ms_per_1k: Annotated[float, typer.Option(min=0, help="to prefill 1000 tokens, ms")] = 0.0,
     decode_ms: Annotated[float, typer.Option(min=0, help="per decode step, ms")] = 0.0,
     transfer_gbps: Annotated[float, typer.Option(min=0, help="KV transfer, Gbit/s; 0: no limit")] = 0.0,
-    profile: Annotated[str, typer.Option(help="speed of a real engine: a profile's name, or a .toml file")] = "",
+    profile: Annotated[
+        str, typer.Option(help="speed of an engine: a name or .toml file; NAME:4 is a quarter of it")
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="of their ids; each life of an engine has ids of its own")] = 0,
     events: Annotated[bool, typer.Option(help="publish KV events over ZMQ")] = False,
+    tokenizer: Annotated[Path | None, typer.Option(help="write their tokenizer's folder there, for `serve`")] = None,
 ) -> None:
     """Start engine doubles: vLLM's HTTP surface without a model. Ends with Ctrl-C."""
     if prefill + decode + both == 0:
@@ -70,6 +75,8 @@ def double(
         )
         for at, role in enumerate(roles)
     ]
+    if tokenizer is not None:
+        write_folder(tokenizer)
     try:
         uvloop.run(_serve(doubles))
     except OSError as error:

@@ -37,6 +37,10 @@ class Timing:
     """factor on prompts in a step that decodes too"""
     join_s: float = 0.0
     """per pulled request, in its first step"""
+    leg_s: float = 0.0
+    """from a request's arrival to the queue: what HTTP and tokenising take beyond what they take here"""
+    second_leg_s: float = 0.0
+    """the same where KV is to be pulled, with the set-up of that"""
 
     @classmethod
     def of(cls, profile: Profile) -> Self:
@@ -47,6 +51,8 @@ class Timing:
             step_s=profile.step_s,
             mix=profile.mix,
             join_s=profile.join_s,
+            leg_s=profile.leg_s,
+            second_leg_s=profile.second_leg_s,
             decode_b_s=profile.sequence_s,
             decode_c_s=profile.kv_s,
             transfer_latency_s=profile.link_latency_us * 1e-6,

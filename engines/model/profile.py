@@ -1,11 +1,15 @@
 """How fast an engine of one kind is: the coefficients of its steps, as fitted from measurements."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from policies.contract import Speed
+
+_TIMES = re.compile(r":\d+(\.\d+)?$")
 
 FOLDER = Path(__file__).with_name("profiles")
 
@@ -55,6 +59,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Seconds of a step of `batch` sequences, without prompts."""
         return self.step_s + self.sequence_s * batch + self.kv_s * kv_tokens
 
+    def slower(self, times: float) -> "Profile":
+        """The same engine in a world so many times as slow: for machines that cannot keep its real time."""
+        took = ("token_s", "context_s", "step_s", "sequence_s", "kv_s", "join_s", "leg_s", "second_leg_s")
+        changed = {name: getattr(self, name) * times for name in (*took, "link_latency_us")}
+        return replace(self, **changed, link_gbps=self.link_gbps / times)
+
     @property
     def speed(self) -> Speed:
         """The same as a policy sees it."""
@@ -75,7 +85,10 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Profile:
-    """A profile by its name, or by the path of a TOML file. Raises `UnknownProfile`."""
+    """A profile by its name, or by the path of a TOML file; `NAME:4` is four times as slow. Raises `UnknownProfile`."""
+    name, slower, times = name.rpartition(":") if _TIMES.search(name) else (name, "", "")
+    if slower:
+        return load(name).slower(float(times))
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Profile)

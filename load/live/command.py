@@ -21,16 +21,21 @@ from typer import Option
 
 from engines.model.profile import Profile, UnknownProfile, load
 from load.client import RequestFailed
+from load.live.asker import WireAsker
 from load.live.check import JUDGED, WITHIN, Verdict, busy, compare, traffic, usual
 from load.live.picture import draw
 from load.live.play import Player
 from load.live.probe import Prober
+from load.live.prompts import BadTokenizer, Ids, Prompts
 from load.live.solve import Solved, solve
 from load.live.target import Salt, Target, Unreachable
+from load.replay.trace import BadTrace
 from load.replay.workload import BadWorkload
 from policies.registry import UnknownPolicy, create
 
 TIMEOUT_S = 300.0
+WRONG = (BadTokenizer, BadTrace, BadWorkload, UnknownProfile, UnknownPolicy)
+"""What was written wrongly on the command line."""
 _COLLOCATED = "least_loaded"
 """What a single engine behind its own URL is replayed with; it has no choice."""
 
@@ -48,8 +53,9 @@ class Asked(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def _client(asked: Asked) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {"authorization": f"Bearer {asked.api_key}"} if asked.api_key else {}
+async def client(api_key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """For control traffic, and for probes."""
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT_S, trust_env=False, limits=limits) as http:
         yield http
@@ -61,11 +67,11 @@ def fit_live(
     """Probe a target, and check the profile if wished. Raises `Unreachable`, `RequestFailed`, `BadWorkload`."""
 
     async def work() -> tuple[Solved, Verdict | None]:
-        async with _client(asked) as http:
+        async with client(asked.api_key) as http:
             target = await Target.find(http, asked.url, asked.model)
             prober = Prober(http, target, longest=longest, batch=batch, repeats=repeats, salt=Salt())
             broken_off = False
-            with _bar("probing", 1.0) as told:
+            with bar("probing", 1.0) as told:
                 try:
                     await prober.run(lambda name, share: told(share, name))
                 except asyncio.CancelledError:
@@ -96,12 +102,17 @@ async def _check(http: httpx.AsyncClient, target: Target, profile: Profile, aske
     asks = traffic(text, target, asked.seed)
     if asked.busy:
         asks = busy(asks, asked.busy, target, profile, policy)
-    player = Player(http, target, asks, target.block_tokens, secrets.token_hex(4))
-    with _bar(f"playing {len(asks)} requests", len(asks)) as told:
+    salt = secrets.token_hex(4)
+    headers = {"authorization": f"Bearer {asked.api_key}"} if asked.api_key else {}
+    asker = WireAsker(target.url, target.model, headers, TIMEOUT_S)
+    player = Player(asker, asks, Prompts(asks, target.block_tokens, salt, Ids()), salt)
+    with bar(f"playing {len(asks)} requests", len(asks)) as told:
         try:
             await player.run(lambda ended: told(ended, f"playing {len(asks)} requests"))
         except asyncio.CancelledError:
             typer.echo("stopped; what had ended until then:", err=True)
+        finally:
+            asker.close()
     for line in list(dict.fromkeys(player.failed))[:3]:
         typer.secho(f"baton load check: {line}", fg="red", err=True)
     if not player.played:
@@ -110,7 +121,8 @@ async def _check(http: httpx.AsyncClient, target: Target, profile: Profile, aske
 
 
 @contextlib.contextmanager
-def _bar(name: str, total: float) -> Any:
+def bar(name: str, total: float) -> Any:
+    """A progress bar; yields what tells it how much is done, and what is."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(name, total=total)
 
@@ -137,9 +149,9 @@ def reported(command: str, work: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         raise typer.Exit(130) from None
-    except (Unreachable, RequestFailed, BadWorkload, UnknownProfile, UnknownPolicy) as error:
+    except (Unreachable, RequestFailed, *WRONG) as error:
         typer.secho(f"baton load {command}: {error}", fg="red", err=True)
-        raise typer.Exit(2 if isinstance(error, (BadWorkload, UnknownProfile, UnknownPolicy)) else 1) from None
+        raise typer.Exit(2 if isinstance(error, WRONG) else 1) from None
 
 
 def toml(profile: Profile) -> str:
@@ -216,7 +228,7 @@ def check(
     asked = Asked(url, model, api_key, workload, busy, policy, seed)
 
     async def work(known: Profile) -> Verdict:
-        async with _client(asked) as http:
+        async with client(asked.api_key) as http:
             target = await Target.find(http, asked.url, asked.model)
             return await _check(http, target, known, asked)
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,9 +12,8 @@ import msgspec
 from engines.fleet import Role
 from engines.surface import KV_BYTES_PULLED, PROMPT_TOKENS_BY_SOURCE, total
 from load.client import Measured, RequestFailed, send
-
-IDS = range(1000, 8000)
-"""Token ids that every vocabulary has and that steer nothing."""
+from load.live.asker import body
+from load.live.prompts import IDS
 
 _POLICY = re.compile(r'^baton_policy_info\{([^}]*\buse="live"[^}]*)\} 1', re.MULTILINE)
 
@@ -108,18 +107,8 @@ class Target(msgspec.Struct, frozen=True):
         self, http: httpx.AsyncClient, prompt: Sequence[int], answer: int, url: str = "", **headers: str
     ) -> Measured:
         """Stream an answer of exactly so many tokens, from `url` if not from the target. Raises `RequestFailed`."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            "prompt": list(prompt),
-            "max_tokens": answer,
-            "min_tokens": answer,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"continuous_usage_stats": True},
-            "return_token_ids": True,
-        }
-        measured = await send(http, f"{url or self.url}/v1/completions", body, headers)
+        wanted = body(self.model, list(prompt), answer)
+        measured = await send(http, f"{url or self.url}/v1/completions", wanted, headers)
         if not measured.arrivals:
             raise RequestFailed(f"{url or self.url}: its stream does not count tokens: vLLM 0.9 or newer is needed")
         return measured

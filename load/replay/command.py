@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -29,7 +28,7 @@ from load.replay.report import Key
 from load.replay.saturate import LEAST_S, Limit, limit
 from load.replay.simulate import Simulation, Slow, TooMany
 from load.replay.slo import Slo
-from load.replay.trace import Ask, BadTrace, faster, read
+from load.replay.trace import Ask, BadTrace, faster, first, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.registry import UnknownPolicy, create
@@ -84,8 +83,7 @@ def replay(
     """
     try:
         kind = load_profile(profile)
-        asks = _traffic(trace, workload, block_tokens, seed)[:requests]
-        asks = [ask if ask.after < len(asks) else msgspec.structs.replace(ask, after=-1) for ask in asks]
+        asks = first(_traffic(trace, workload, block_tokens, seed), requests)
         asks = several(asks, copies)
         shapes = fleets(fleet, kind, hosts, slow_gbps)
         sizes = _sizes(kv_blocks, kind, block_tokens)

@@ -165,6 +165,12 @@ def azure(lines: Iterable[str], block_tokens: int, where: object = "trace") -> l
     return asks
 
 
+def first(asks: Sequence[Ask], count: int | None) -> list[Ask]:
+    """The first so many; None: all."""
+    some = asks[:count]
+    return [ask if ask.after < len(some) else msgspec.structs.replace(ask, after=-1) for ask in some]
+
+
 def faster(asks: Sequence[Ask], speed: float) -> list[Ask]:
     """The same traffic in less time: gaps between arrivals shrink, think times with them."""
     return [msgspec.structs.replace(ask, at_s=ask.at_s / speed, think_s=ask.think_s / speed) for ask in asks]
@@ -198,4 +204,6 @@ def write(asks: Sequence[Ask], path: Path, block_tokens: int = MOONCAKE_TOKENS) 
                 "output_length": ask.answer,
                 "hash_ids": list(ask.names[: -(-ask.prompt // block_tokens)]),
             }
+            if block_tokens != MOONCAKE_TOKENS:
+                line["block_tokens"] = block_tokens
             file.write(json.dumps(line) + "\n")

@@ -17,9 +17,11 @@ from engines.double.timing import Timing
 from engines.model import profile
 from gateway.cli import build
 from load.client import Measured
+from load.live.asker import WireAsker
 from load.live.check import foretell
 from load.live.play import Player
 from load.live.probe import disturbance, step_s
+from load.live.prompts import Ids, Prompts
 from load.live.target import Target, Unreachable
 from load.replay.workload import generate
 from tests.gateway.conftest import Gateway
@@ -71,8 +73,10 @@ async def test_what_is_played_is_cached_as_a_replay_says() -> None:
         first = [ask for ask in asks if ask.session == asks[0].session]
         asks = [replace(ask, at_s=0.0, after=at - 1) for at, ask in enumerate(first)]
         assert len(asks) > 1
-        player = Player(http, target, asks, 16, "salt")
+        asker = WireAsker(url, target.model, {}, 30)
+        player = Player(asker, asks, Prompts(asks, 16, "salt", Ids()), "salt")
         await player.run(lambda ended: None)
+        asker.close()
         jobs = foretell(asks, target, QUICK, "lmetric").jobs
         assert not player.failed
         assert [one.cached for one in player.played] == [job.cached for job in jobs]

@@ -128,10 +128,12 @@ def test_a_world_that_is_as_the_model_says_is_foretold_without_error() -> None:
         Played(
             job.index,
             job.arrived_s,
+            job.arrived_s,
             job.first_s,
             job.last_s,
             tuple(gaps) if at == 0 else (),
             job.ask.prompt,
+            job.ask.answer,
             job.cached,
             "p0",
             "d0",
