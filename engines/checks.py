@@ -61,14 +61,19 @@ def can_start(fleet: Fleet, engines: Sequence[Engine], gpus: Collection[int]) ->
         for key, port in engine.ports():
             address = fleet.hosts[engine.host].address
             _must_be_free(address, port, f"{where}.{key}: choose another in the fleet file")
-        if engine.device == "cuda" and (missing := [gpu for gpu in engine.gpus if gpu not in gpus]) and gpus:
-            raise CannotStart(
-                f"{where}.gpus: there is no GPU {', '.join(map(str, missing))} here, only "
-                f"{', '.join(map(str, gpus))}: correct `gpus`, or see `baton engines layout --gpus {len(gpus)}`"
-            )
-        path = fleet.models[engine.model].path
-        if path.startswith(("/", "./", "../", "~")) and not Path(path, "config.json").is_file():
-            raise CannotStart(f"models.{engine.model}.path: no config.json in {path}: correct it, or mount that folder")
+        fits(fleet, engine, gpus)
+
+
+def fits(fleet: Fleet, engine: Engine, gpus: Collection[int]) -> None:
+    """Raises `CannotStart` if a GPU is missing (unless `gpus` is empty: unknown), or its model is."""
+    if engine.device == "cuda" and (missing := [gpu for gpu in engine.gpus if gpu not in gpus]) and gpus:
+        raise CannotStart(
+            f"engines.{engine.name}.gpus: there is no GPU {', '.join(map(str, missing))} here, only "
+            f"{', '.join(map(str, gpus))}: correct `gpus`, or see `baton engines layout --gpus {len(gpus)}`"
+        )
+    path = fleet.models[engine.model].path
+    if path.startswith(("/", "./", "../", "~")) and not Path(path, "config.json").is_file():
+        raise CannotStart(f"models.{engine.model}.path: no config.json in {path}: correct it, or mount that folder")
 
 
 def is_free(host: str, port: int) -> bool:

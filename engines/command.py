@@ -308,9 +308,9 @@ class Session:
         upgrades = Upgrade(keeper, self._file, STATE / "upgrade.json")
         if left := upgrades.resume():
             self._board.say(left)
-        gpus = await asyncio.to_thread(layout.gpus)
+        keeper.gpus = await asyncio.to_thread(layout.gpus)
         for wanted, engine in keeper.engines():
-            can_start(wanted, [engine], gpus)
+            can_start(wanted, [engine], keeper.gpus)
         registrar = self._registry.registrar(keeper, self._host)
         control = Control(SOCKET, Commands(keeper, upgrades))
         await control.start()

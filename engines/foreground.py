@@ -1,8 +1,14 @@
-"""Runs engines in the foreground: the first signal ends them in order, the second at once."""
+"""Runs engines in the foreground: the first signal ends them in order, the second at once.
+
+Whoever started us takes them along: when our parent dies they end in order, unless we lead a session of our own
+(setsid) or do not hear of hang-ups (nohup).
+"""
 
 import asyncio
 import logging
+import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +22,8 @@ from engines.fleet import FleetError
 from engines.init import stay_as_init
 from engines.supervisor import Failed, Supervisor
 
+PARENT_S = 0.5
+"""Between two looks at whether our parent lives."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -66,11 +74,11 @@ async def _under_signals(session: Session) -> int:
     work = loop.create_task(session.main())
     asked = 0
 
-    def ask() -> None:
+    def ask(why: str = "") -> None:
         nonlocal asked
         asked += 1
         if asked == 1:
-            typer.echo("\nbaton: ending everything; Ctrl-C again ends it at once", err=True)
+            typer.echo(f"\nbaton: {why}ending everything; Ctrl-C again ends it at once", err=True)
             work.cancel()
         else:
             session.supervisor.kill()
@@ -78,6 +86,8 @@ async def _under_signals(session: Session) -> int:
     def told(*_: object) -> None:
         with suppress(RuntimeError):  # the loop has ended, we are about to
             loop.call_soon_threadsafe(ask)
+
+    ward = loop.create_task(_outlive(os.getppid(), ask)) if _is_ward() else None
 
     # Not the loop's own handlers: those go with the loop, and a late Ctrl-C would then end us with a traceback.
     for name in ENDING:
@@ -89,6 +99,20 @@ async def _under_signals(session: Session) -> int:
     except (FleetError, Failed) as error:
         return _says(error)
     finally:
+        if ward is not None:
+            ward.cancel()
         await session.supervisor.stop()
         for name in ENDING:
             signal.signal(name, signal.SIG_IGN)  # all has ended: a late one must not change our exit status
+
+
+def _is_ward() -> bool:
+    """Whether we are to end with our parent."""
+    return os.getsid(0) != os.getpid() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+
+
+async def _outlive(parent: int, ask: Callable[[str], None]) -> None:
+    """Return when our parent is gone, and say so. (The kernel's signal would come when the parent's thread ends.)"""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(PARENT_S)
+    ask("what started this is gone (nohup or setsid keeps it): ")

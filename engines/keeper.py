@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.checks import CannotStart, to_start
+from engines.checks import CannotStart, fits, to_start
 from engines.control import Refused, Say
 from engines.fleet import Engine, Fleet, FleetError, Role
 from engines.rollout import Outcome, Piece, Rollout, Step, Stopped, plan, ready
@@ -32,6 +32,8 @@ class Keeper:
         self._host = host
         self._topology = Topology.here()
         self._busy = asyncio.Lock()
+        self.gpus: Collection[int] = ()
+        """That there are here; empty: not known."""
         self.pieces = self._wanted(fleet)
         """What runs here, or is to, by name. During an upgrade, and where one was left, engines are of two fleets."""
 
@@ -104,7 +106,9 @@ class Keeper:
                 log.error("%s is not followed: %s", file, error)
 
     def plan(self, fleet: Fleet) -> list[Step]:
-        """What has to be done so that this host runs a fleet. Raises `CannotStart`."""
+        """What has to be done so that this host runs a fleet. Raises `CannotStart` if it does not fit."""
+        for engine in to_start(fleet, self._host):
+            fits(fleet, engine, self.gpus)
         return plan(self.pieces, self._wanted(fleet))
 
     async def become(self, fleet: Fleet, say: Say) -> None:

@@ -90,10 +90,12 @@ class Session:
         host, port = self._address
         fleet = await asyncio.to_thread(self._lay)
         ports_are_free(fleet, host, port)
-        can_start(fleet, to_start(fleet), await asyncio.to_thread(layout.gpus))
+        gpus = await asyncio.to_thread(layout.gpus)
+        can_start(fleet, to_start(fleet), gpus)
         file = _write(fleet)
         self.supervisor.rules = fleet.supervisor
         keeper = Keeper(self.supervisor, fleet)
+        keeper.gpus = gpus
         control = Control(SOCKET, Commands(keeper, Upgrade(keeper, file, STATE / "upgrade.json")))
         await control.start()
         try:

@@ -74,6 +74,27 @@ def test_killed(start: Start) -> None:
     assert it.ends() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_its_parent_is_killed(start: Start, kept: bool) -> None:
+    """It ends in order, with a word; with nohup it stays, and can still be asked."""
+    it = start("both", through=["sh", "-c", f'{"nohup " * kept}"$@" & wait', "sh"])
+    it.serving()
+    it.process.kill()
+    if kept:
+        it.process.wait()
+        assert it.phase("b0") == "ready"
+        os.kill(next(pid for pid in it.seen if b"gateway.cli" in cmdline(pid)), signal.SIGTERM)
+    assert it.ends() == -signal.SIGKILL
+    assert ("what started this is gone (nohup or setsid keeps it): ending everything" in it.said) != kept
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_an_engine_that_hangs_is_started_again(start: Start) -> None:
     it = start("both", rules=RULES + "health_s = 0.5\n")
     it.serving()

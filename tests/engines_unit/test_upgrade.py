@@ -83,5 +83,7 @@ def test_one_that_never_gets_ready_is_taken_back_with_those_before_it(start: Sta
     assert {name: engine["phase"] for name, engine in it.status().items()} == {"p0": "ready", "d1": "ready"}
     assert seeds(it) == {"p0": False, "d1": False}
     assert it.file.read_text() == old and not (it.folder / "state" / "upgrade.json").exists()
+    new.write_text(new.read_text().replace("[models.stub]", '[models.stub]\npath = "/nowhere"'))
+    assert "models.stub.path: no config.json in /nowhere: correct it" in it.ask("upgrade", str(new)).stderr
     assert "no such file" in it.ask("upgrade", str(it.folder / "none")).stderr.lower()
     assert it.asked_to_end() == 0
