@@ -97,7 +97,8 @@ class Supervisor:
     async def watch(self) -> None:
         """Return never; raises `Failed` when no engine can come back any more, or what is no engine has failed."""
         while True:
-            failed = [service for service in self.services.values() if service.phase is Phase.FAILED]
+            given_up = (service for service in self.services.values() if service.phase is Phase.FAILED)
+            failed = [service for service in given_up if service.patient]  # others are being replaced
             if any(not s.spec.metrics for s in failed) or (failed and set(self.engines) <= set(failed)):
                 raise Failed(failed)
             await asyncio.sleep(SHOW_S)

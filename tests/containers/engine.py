@@ -24,7 +24,7 @@ GATEWAY = "ci/baton-gateway"
 ENGINE = "ci/baton-engine"
 
 START_S = 30.0
-BUILD_S = 300.0
+BUILD_S = 900.0
 UP = ("up", "--detach", "--no-build", "--pull", "never", "--wait", "--wait-timeout", "240")
 UP_S = 300.0
 CERTIFICATES = "/usr/local/share/ca-certificates"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.containers.engine import Engine
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 
 OVERLAY = ("-f", "compose.yaml", "-f", "tests/containers/cpu.yaml")
 

@@ -11,7 +11,7 @@ from tests.containers.baton import chat, report
 from tests.containers.engine import REPO, Engine
 from tests.namespace import Namespace
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 
 OVERLAY = ("-f", "compose.yaml", "-f", "tests/containers/gpus.yaml")
 HOOK = "nvidia-container-runtime-hook"

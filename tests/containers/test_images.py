@@ -4,7 +4,7 @@ import pytest
 
 from tests.containers.engine import BASE, ENGINE, GATEWAY, Engine
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 
 SLIM_BYTES = 125_000_000
 """Of `python:3.12-slim-bookworm`, which users get instead of our base."""

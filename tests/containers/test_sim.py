@@ -12,7 +12,7 @@ from tests.containers.engine import Engine
 from tests.engines_unit.until import alive, until
 from tests.namespace import Namespace
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 
 BACK_S = 60.0
 
