@@ -121,7 +121,7 @@ class Core:
             blocks.take(more)
             self.waiting.popleft()
             sequence.blocks, sequence.filled = hit + more, hit
-            sequence.cached = sequence.done = hit * self.size
+            sequence.cached = sequence.done = max(hit * self.size, sequence.granted)
             if sequence.waits:
                 self.on_room(sequence, now_s)
             else:

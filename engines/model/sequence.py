@@ -18,6 +18,7 @@ class Sequence:
         "ends_at",
         "filled",
         "first_s",
+        "granted",
         "last_s",
         "names",
         "owner",
@@ -38,6 +39,8 @@ class Sequence:
         self.arrived_s = 0.0
         self.cached = 0
         """Tokens that were cached here when it was admitted."""
+        self.granted = 0
+        """Tokens that count as cached here, whatever the blocks say (what others assume of engines, to compare)."""
         self.done = 0
         """Prompt tokens computed, pulled or cached."""
         self.pulled = 0

@@ -96,11 +96,16 @@ def _networks(kinds: Mapping[Row, Kind]) -> Iterable[str]:
             slow.setdefault(row.setup.network, []).append(row)
     for network, rows in slow.items():
         few, many = min(rows, key=lambda row: row.clients), max(rows, key=lambda row: row.clients)
-        if many.measured.rps > 2 * few.measured.rps:
+        if _moved_rps(many) > 2 * _moved_rps(few):
             yield (
                 f"{network}: {few.measured.rps:g} req/s with {few.clients} clients, {many.measured.rps:g} with "
                 f"{many.clients}: transfers help each other along; the model moves one at a time at one speed"
             )
+
+
+def _moved_rps(row: Row) -> float:
+    """Without the requests whose prompts were there from earlier runs."""
+    return row.measured.rps * (1 - max(row.earlier, default=0) / row.requests)
 
 
 def _first(pair: tuple[float, Row]) -> float:

@@ -28,7 +28,7 @@ from load.replay.report import Key
 from load.replay.saturate import LEAST_S, Limit, limit
 from load.replay.simulate import Simulation, Slow, TooMany
 from load.replay.slo import Slo
-from load.replay.trace import Ask, BadTrace, faster, first, read
+from load.replay.trace import Ask, BadTrace, faster, first, opened, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.registry import UnknownPolicy, create
@@ -71,6 +71,12 @@ def replay(
         Option(min=0.01, max=1, help="Instead: the load of which this share is in time, and the cheapest fleet."),
     ] = None,
     requests: Annotated[int | None, Option(min=1, help="Only the first so many.")] = None,
+    open_loop: Annotated[
+        bool, Option("--open", help="Turns are sent when the trace says, answered or not the one before.")
+    ] = False,
+    early_hits: Annotated[
+        bool, Option("--early-hits", help="Prompts are cached once queued, as some simulators have it; engines do not.")
+    ] = False,
     copies: Annotated[int, Option(min=1, help="The traffic so many times at once, for larger fleets.")] = 1,
     seed: Annotated[int, Option(help="Of policies and generated traffic.")] = 1,
     out: Annotated[Path | None, Option("--json", help="Write the figures there; - for standard output.")] = None,
@@ -84,7 +90,7 @@ def replay(
     try:
         kind = load_profile(profile)
         asks = first(_traffic(trace, workload, block_tokens, seed), requests)
-        asks = several(asks, copies)
+        asks = several(opened(asks) if open_loop else asks, copies)
         shapes = fleets(fleet, kind, hosts, slow_gbps)
         sizes = _sizes(kv_blocks, kind, block_tokens)
         setups = {
@@ -133,6 +139,7 @@ def replay(
                 block_tokens=block_tokens,
                 knowledge=knowledge,
                 faults=faults,
+                early_hits=early_hits,
                 progress=lambda ended: progress.update(task, completed=ended),
                 slo=slo,
                 may_miss=math.inf if bears is None else (1 - bears) * len(asks),

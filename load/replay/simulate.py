@@ -9,6 +9,7 @@ from engines.model.core import Core
 from engines.model.sequence import Sequence as Work
 from load.replay.fleet import Shape
 from load.replay.knowledge import Knowledge, Known
+from load.replay.sight import Guess
 from load.replay.slo import Slo
 from load.replay.state import Job, Node
 from load.replay.trace import Ask
@@ -41,11 +42,15 @@ class Simulation:
         block_tokens: int,
         knowledge: Knowledge | None = None,
         faults: Sequence[Slow] = (),
+        early_hits: bool = False,
         progress: Callable[[int], None] = lambda ended: None,
         slo: Slo = Slo(),  # noqa: B008  frozen
         may_miss: float = math.inf,
     ) -> None:
-        """With `may_miss`, a run in which more requests than that miss their objective is broken off."""
+        """With `may_miss`, a run in which more requests than that miss their objective is broken off.
+
+        With `early_hits` a prompt counts as cached from when it is queued, as some simulators have it.
+        """
         told = knowledge or Knowledge()
         self._asks = asks
         self._shape = shape
@@ -67,6 +72,8 @@ class Simulation:
             self.nodes[member.name] = Node(index, member, core, told.gateways if told.private else 1)
         self.known = Known(told, shape, self.nodes, block_tokens, slo, self._clock)
         self.kv_bytes_per_token = self.known.kv_bytes_per_token
+        self._early = Guess(len(self.nodes), kv_blocks) if early_hits else None
+        self._block_tokens = block_tokens
         self._faults = faults
         self._followers: dict[int, list[int]] = {}
         self._ended_count = 0
@@ -131,6 +138,10 @@ class Simulation:
         self._at(now_s + node.member.profile.leg_s, self._submit, node, work)
 
     def _submit(self, node: Node, work: Work) -> None:
+        if self._early is not None and not work.waits:
+            names = work.names[: (work.prompt - 1) // self._block_tokens]
+            work.granted = dict(self._early.leads(names, self.now_s)).get(node.index, 0) * self._block_tokens
+            self._early.sent(node.index, names)
         try:
             node.core.submit(work, self.now_s)
         except ValueError:

@@ -176,6 +176,11 @@ def faster(asks: Sequence[Ask], speed: float) -> list[Ask]:
     return [msgspec.structs.replace(ask, at_s=ask.at_s / speed, think_s=ask.think_s / speed) for ask in asks]
 
 
+def opened(asks: Sequence[Ask]) -> list[Ask]:
+    """The same traffic, but nobody waits for the answer to the turn before."""
+    return [msgspec.structs.replace(ask, after=-1) for ask in asks]
+
+
 def copies(asks: Sequence[Ask], count: int) -> list[Ask]:
     """The same traffic `count` times at once, each with prefixes of its own, not in lockstep: for larger fleets."""
     if count == 1:

@@ -13,7 +13,7 @@ from load.replay.fleet import BadFleet, shape
 from load.replay.knowledge import Knowledge
 from load.replay.outcome import outcome
 from load.replay.simulate import Simulation
-from load.replay.trace import Ask, BadTrace, azure, mooncake, read, write
+from load.replay.trace import Ask, BadTrace, azure, mooncake, opened, read, write
 from load.replay.workload import WORKLOADS, BadWorkload, generate
 from policies.registry import create
 
@@ -97,6 +97,33 @@ def test_what_is_cached_is_not_computed_again() -> None:
     run = simulate(asks, "kv_cost", "1P1D")
     assert [job.cached for job in run.jobs] == [0, 1216]
     assert run.jobs[1].transferred < run.jobs[0].transferred
+
+
+def test_what_other_simulators_assume_can_be_assumed() -> None:
+    """Turns that wait for nobody, and a second request with a prompt that is queued still, behind another."""
+    names = tuple(range(1, 21))
+    asks = [
+        Ask(0.0, 1280, 50, tuple(range(21, 41))),
+        Ask(0.001, 1280, 50, names),
+        Ask(0.002, 1280, 50, names),
+        Ask(0.003, 1280, 50, names, after=0),
+    ]
+
+    def once(asks: list[Ask], early_hits: bool) -> list[tuple[int, float]]:
+        run = Simulation(
+            asks,
+            shape("1P1D", PROFILE),
+            create("kv_cost", seed=1),
+            kv_blocks=512,
+            block_tokens=64,
+            early_hits=early_hits,
+        )
+        run.run()
+        return [(job.cached, job.arrived_s) for job in sorted(run.jobs, key=lambda job: job.index)]
+
+    truly, early = once(asks, False), once(opened(asks), True)
+    assert [cached for cached, _ in truly] == [0, 0, 0, 1216] and truly[3][1] > 0.1
+    assert early == [(0, 0.0), (0, 0.001), (1216, 0.002), (1216, 0.003)]
 
 
 def test_private_gateways_see_their_own_load_only() -> None:
