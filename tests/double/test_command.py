@@ -1,34 +1,20 @@
 """`baton double`, as a process of its own."""
 
 import asyncio
-import contextlib
-import random
 import re
 import signal
-import socket
 import sys
-from pathlib import Path
 
 import httpx
 
 from tests.double.conftest import PREFILL, chat
+from tests.ports import fresh_port
 
 _RUN = "import typer; from engines.double.command import double; typer.run(double)"
 
 
-def free_ports(count: int) -> int:
-    """The first of some ports in a row that are free now, and that nobody gets who asks for any free one."""
-    any_free = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        first = random.randrange(10_000, any_free - count)
-        with contextlib.ExitStack() as taken, contextlib.suppress(OSError):
-            for at in range(count):
-                taken.enter_context(socket.create_server(("127.0.0.1", first + at)))
-            return first
-
-
 async def test_it_prints_where_they_are_and_ends_with_ctrl_c() -> None:
-    arguments = ["--prefill", "1", "--decode", "2", "--port", str(free_ports(3)), "--model", "m", "--events"]
+    arguments = ["--prefill", "1", "--decode", "2", "--port", str(fresh_port(3)), "--model", "m", "--events"]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-X", "faulthandler", "-c", _RUN, *arguments),
         stdout=asyncio.subprocess.PIPE,

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 
 from engines.guard import descendants
-from engines.layout import free_ports
 from tests.engines_unit.until import alive, until
+from tests.ports import fresh_ports
 
 START_S = 30.0
 """Generous: a busy machine takes long to import Python modules."""
@@ -25,7 +25,7 @@ class Baton:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
-        self.ports = free_ports(18101 + os.getpid() % 1000 * 8)
+        self.ports = fresh_ports()
         self.port = next(self.ports)
         self.output = folder / "output"
         self.seen: set[int] = set()

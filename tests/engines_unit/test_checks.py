@@ -12,7 +12,7 @@ import pytest
 
 from engines.checks import CannotStart, alone, can_start, is_here, ports_are_free, to_start
 from engines.fleet import Fleet
-from engines.layout import free_ports
+from tests.ports import fresh_port, fresh_ports
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def fleet(port: int, address: str = "127.0.0.1", path: str = "org/m", **more: An
 
 
 def test_free() -> None:
-    ports = free_ports(28101)
+    ports = fresh_ports()
     ports_are_free(fleet(next(ports)), "127.0.0.1", next(ports))
 
 
 def test_gateway_port(taken: int) -> None:
     with pytest.raises(CannotStart, match=rf"port {taken} .* in use; stop what listens .* --port: choose another"):
-        ports_are_free(fleet(next(free_ports(28101))), "127.0.0.1", taken)
+        ports_are_free(fleet(fresh_port()), "127.0.0.1", taken)
 
 
 def test_engine_port(taken: int) -> None:
@@ -45,7 +45,7 @@ def test_engine_port(taken: int) -> None:
 
 
 def test_gpus_that_are_not_there() -> None:
-    wanted = fleet(next(free_ports(28101)), gpus=[2, 3, 5])
+    wanted = fleet(fresh_port(), gpus=[2, 3, 5])
     with pytest.raises(CannotStart, match=r"engines\.e0\.gpus: there is no GPU 3, 5 here, only 0, 1, 2: correct"):
         can_start(wanted, wanted.engines, [0, 1, 2])
     can_start(wanted, wanted.engines, [])  # nvidia-smi does not tell: the engine will
@@ -53,7 +53,7 @@ def test_gpus_that_are_not_there() -> None:
 
 
 def test_model_folder_that_is_none(tmp_path: Path) -> None:
-    port = next(free_ports(28101))
+    port = fresh_port()
     wrong, right = fleet(port, path=str(tmp_path / "m")), fleet(port, path=str(tmp_path))
     (tmp_path / "config.json").touch()
     with pytest.raises(CannotStart, match=r"models\.m\.path: no config\.json in .*: correct it, or mount"):
@@ -70,7 +70,7 @@ def test_a_host_by_name() -> None:
 
 
 def test_gateway_and_engine_on_one_port() -> None:
-    port = next(free_ports(28101))
+    port = fresh_port()
     with pytest.raises(CannotStart, match=rf"port {port} is engines\.e0\.port: choose another with --port"):
         ports_are_free(fleet(port), "127.0.0.1", port)
 
@@ -79,7 +79,7 @@ def test_engines_of_other_machines_are_left_alone(taken: int) -> None:
     elsewhere = fleet(taken, "192.0.2.1")  # RFC 5737: belongs to no machine
     assert to_start(elsewhere) == []
     assert to_start(fleet(taken)) != []
-    ports_are_free(elsewhere, "127.0.0.1", next(free_ports(28101)))
+    ports_are_free(elsewhere, "127.0.0.1", fresh_port())
 
 
 def test_here() -> None:

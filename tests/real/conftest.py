@@ -12,11 +12,12 @@ import pytest_asyncio
 
 from engines.fleet import Fleet
 from engines.keeper import Keeper
-from engines.layout import free_ports, on_cpu
+from engines.layout import on_cpu
 from engines.spec import Spec
 from engines.supervisor import Supervisor
 from engines.tiny_model import HEAD_DIM, KV_HEADS, LAYERS, make_tiny_model
 from load.counters import Pulled
+from tests.ports import fresh_ports
 
 BLOCK = 32
 BLOCK_BYTES = LAYERS * 2 * KV_HEADS * HEAD_DIM * 4 * BLOCK
@@ -91,7 +92,7 @@ class Real:
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
     folder = tmp_path_factory.mktemp("real")
     model = make_tiny_model(folder / "tiny-llama")
-    ports = free_ports(18101)
+    ports = fresh_ports()
     pair = on_cpu(model, ports)
     alone = {"name": "judge", "role": "both", "port": next(ports), "device": "cpu"}
     judge = Fleet.parse({"models": {model.name: pair.models[model.name].model_dump()}, "engines": [alone]})

@@ -22,12 +22,13 @@ import pytest_asyncio
 
 from engines.fleet import Fleet
 from engines.guard import descendants
-from engines.layout import free_ports, on_cpu
+from engines.layout import on_cpu
 from engines.log import Log
 from engines.process import Process
 from engines.surface import KV_EXPIRED, total
 from engines.tiny_model import make_tiny_model
 from engines.vllm import launch
+from tests.ports import fresh_ports
 from tests.real.door import Door
 
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -171,7 +172,7 @@ async def running(process: Process) -> AsyncIterator[Process]:
 async def failing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Failing]:
     folder = tmp_path_factory.mktemp("failing")
     model = make_tiny_model(folder / "tiny-llama")
-    ports = free_ports(18701)
+    ports = fresh_ports()
     p, d = (engine.model_dump(exclude_defaults=True) for engine in on_cpu(model, ports).engines)
     judge = {**d, "name": "judge", "role": "decode"}
     judge |= {key: next(ports) for key in ("port", "nixl_port", "events_port", "replay_port")}

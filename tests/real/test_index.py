@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from engines.fleet import Fleet
 from engines.keeper import Keeper
-from engines.layout import free_ports, on_cpu
+from engines.layout import on_cpu
 from engines.log import Log
 from engines.process import Process
 from engines.service import Phase
@@ -25,6 +25,7 @@ from engines.supervisor import Supervisor
 from engines.surface import PROMPT_TOKENS_BY_SOURCE, total
 from engines.tiny_model import make_tiny_model
 from gateway.index.embedded import Embedded
+from tests.ports import fresh_ports
 
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
 
@@ -85,7 +86,7 @@ class Indexed:
 async def indexed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Indexed]:
     folder = tmp_path_factory.mktemp("index")
     model = make_tiny_model(folder / "tiny-llama")
-    ports = free_ports(18401)
+    ports = fresh_ports()
     fleet = on_cpu(model, ports)
     few = {"args": ["--num-gpu-blocks-override", str(BLOCKS)]}
     engines = [engine.model_dump(exclude_defaults=True) | few for engine in fleet.engines]

@@ -13,11 +13,12 @@ import pytest_asyncio
 import policies.contract as contract
 from engines.fleet import Fleet
 from engines.keeper import Keeper
-from engines.layout import free_ports, on_cpu
+from engines.layout import on_cpu
 from engines.spec import Spec
 from engines.supervisor import Supervisor
 from engines.tiny_model import make_tiny_model
 from policies.contract import Placement, Request
+from tests.ports import fresh_ports
 from tests.real.test_pair import CHAT, COMPLETIONS, substance, text
 
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
@@ -83,7 +84,7 @@ class Real:
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Real]:
     folder = tmp_path_factory.mktemp("migration")
     model = make_tiny_model(folder / "tiny-llama")
-    ports = free_ports(18301)
+    ports = fresh_ports()
     served = on_cpu(model, ports).models[model.name].model_dump()
     alone = {"name": "e0", "role": "both", "port": next(ports), "device": "cpu"}
     fleet = Fleet.parse({"models": {model.name: served}, "engines": [alone]})

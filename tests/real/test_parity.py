@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from engines.fleet import Fleet, Role
 from engines.keeper import Keeper
-from engines.layout import free_ports, on_cpu
+from engines.layout import on_cpu
 from engines.supervisor import Supervisor
 from engines.tiny_model import make_tiny_model
 from gateway.fleet.engine import Engine
@@ -22,6 +22,7 @@ from gateway.prompt.apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Api
 from gateway.prompt.probe import disagreement
 from gateway.prompt.reader import Prompt, Reader
 from gateway.prompt.remote import render
+from tests.ports import fresh_ports
 from tests.prompt import shapes
 from tests.prompt.templates import TEMPLATES
 
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def judge(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """An engine that shows how it renders, with any template that a request brings."""
-    ports = free_ports(18301)
+    ports = fresh_ports()
     model = on_cpu(folder, ports).models[folder.name].model_dump()
     alone = {"name": "judge", "role": "both", "port": next(ports), "device": "cpu", "args": RENDERS}
     fleet = Fleet.parse({"models": {folder.name: model}, "engines": [alone]})

@@ -40,6 +40,7 @@ def test_what_was_changed_on_its_way_is_refused(at: int) -> None:
         (record.sign(Entry("h", time.time() + 3600), SECRET), "h", SECRET, "stale"),
         (record._mac(b"{}", SECRET) + b"{}", "h", SECRET, "unreadable"),
     ],
+    ids=["secret", "host", "empty", "nonsense", "past", "future", "unreadable"],
 )
 def test_what_is_refused(blob: bytes, host: str, secret: bytes, reason: str) -> None:
     with pytest.raises(Refused) as refused:

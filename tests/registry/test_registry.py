@@ -6,9 +6,9 @@ from pathlib import Path
 
 from engines import record
 from engines.fleet import Role
-from engines.layout import free_ports
 from engines.record import HOSTS, Entry
 from gateway.index.embedded import Embedded
+from tests.ports import fresh_ports
 from tests.registry.hosts import SECRET, Load, fleet, gateway, host, until, up
 
 PD = {"p0": "prefill", "p1": "prefill", "d0": "decode"}
@@ -17,7 +17,7 @@ PD = {"p0": "prefill", "p1": "prefill", "d0": "decode"}
 async def test_a_host_comes_changes_and_goes_and_no_request_is_lost(
     redis: Embedded, secret: Path, tmp_path: Path
 ) -> None:
-    ports = free_ports(23001)
+    ports = fresh_ports()
     taken: dict[str, dict[str, int]] = {}
     async with gateway(redis, secret) as one:
         assert (await one.http.get("/readyz")).status_code == 503
@@ -44,7 +44,7 @@ async def test_a_host_comes_changes_and_goes_and_no_request_is_lost(
 
 
 async def test_who_does_not_know_the_secret_is_refused(redis: Embedded, secret: Path, tmp_path: Path) -> None:
-    ports = free_ports(23101)
+    ports = fresh_ports()
     stranger = fleet(ports, {}, {"x0": "both"})
     ours = fleet(ports, {}, {"b0": "both"})
     async with gateway(redis, secret) as one:
@@ -60,7 +60,7 @@ async def test_who_does_not_know_the_secret_is_refused(redis: Embedded, secret: 
 
 
 async def test_a_redis_that_forgets_everything_costs_no_engine(redis: Embedded, secret: Path, tmp_path: Path) -> None:
-    async with gateway(redis, secret) as one, host(fleet(free_ports(23201), {}, {"b0": "both"}), tmp_path, redis.url):
+    async with gateway(redis, secret) as one, host(fleet(fresh_ports(), {}, {"b0": "both"}), tmp_path, redis.url):
         await until(lambda: up(one) == {"b0"})
         engine = one.app.fleet.engines["b0"]
         with redis.client() as client:

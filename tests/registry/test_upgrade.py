@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engines.layout import free_ports
 from engines.upgrade import Upgrade
 from gateway.index.embedded import Embedded
+from tests.ports import fresh_ports
 from tests.registry.hosts import Host, Load, fleet, gateway, host, until, up
 
 pytestmark = pytest.mark.storm
@@ -50,7 +50,7 @@ class Upgraded:
 @asynccontextmanager
 async def running(redis: Embedded, secret: Path, tmp_path: Path) -> AsyncIterator[Upgraded]:
     """Requests all the time; in the end all engines are up, and no request was lost."""
-    ports, file = free_ports(23301), tmp_path / "fleet.toml"
+    ports, file = fresh_ports(), tmp_path / "fleet.toml"
     taken: dict[str, dict[str, int]] = {}
     first = fleet(ports, taken, ROLES, env=PROFILE)
     file.write_text(first.to_toml())
