@@ -44,7 +44,7 @@ test-hosts: install ## Several hosts as network namespaces, their failures (root
 	$(BIN)/pytest -q -m hosts -rs --tb=native
 
 test-fast: install ## Tests without real engines and containers
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: install ## Style and types
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def test_serve_says_what_is_wrong(arguments: list[str], words: str) -> None:
 def test_print_config_shows_values_and_sources(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
     path.write_text(FLEET)
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(build("serve"), ["serve", "-c", str(path), "--print-config"])
+    result = CliRunner(env={"COLUMNS": "400"}).invoke(build("serve"), ["serve", "-c", str(path), "--print-config"])
     assert result.exit_code == 0, result.output
     port = next(line for line in result.output.splitlines() if " port " in line)
     assert "9000" in port
