@@ -13,6 +13,7 @@ from rich.table import Table
 from typer import Option
 
 from load.fit.command import fit
+from load.gateways import gateways
 from load.index import index
 from load.live.command import check
 from load.live.playing import play
@@ -31,6 +32,7 @@ app.command()(fit)
 app.command()(check)
 app.command()(play)
 app.command()(index)
+app.command()(gateways)
 app.command()(prompt)
 
 
