@@ -79,6 +79,8 @@ class Known:
         """Engines whose snapshot is out of date."""
         self.blocks_looked_up = self.events = self.bookings = 0
         """What a shared index and shared loads were asked and told; events are blocks that came or went."""
+        self._moved: set[int] = set()
+        """Engines whose load has changed since it was last scraped."""
         self._scraped_at = 0
         self._scraped = [[Booked() for _ in self._nodes] for _ in range(self._pools)]
 
@@ -157,7 +159,7 @@ class Known:
         if not self._told.scraped_s or (at := floor(self._clock() / self._told.scraped_s)) == self._scraped_at:
             return
         self._scraped_at = at
-        for node in self._nodes:
+        for node in [self._nodes[index] for index in self._moved]:
             whole = Booked()
             for booked in node.booked:
                 whole.add(booked)
@@ -168,12 +170,14 @@ class Known:
                     others.add(booked, -1)
                 self._scraped[pool][node.index] = others
         for stale in self._stale:
-            stale.update(range(len(self._nodes)))
+            stale.update(self._moved)
+        self._moved.clear()
 
     def _touched(self, node: Node, pool: int) -> Booked:
         """The books of an engine, about to be written."""
         self.bookings += 1
         self._scrape()
+        self._moved.add(node.index)
         if not self._told.scraped_s or self._told.private:
             self._stale[pool].add(node.index)
         return node.booked[pool]
