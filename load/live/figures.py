@@ -30,6 +30,8 @@ class Figures(msgspec.Struct, frozen=True):
     """Share of requests that one engine did alone; None if the gateway does not say."""
     pulled_tb: float | None
     """KV that moved between engines."""
+    stages_ms: dict[str, float]
+    """Means of what the gateway says that each step took, over all requests."""
     late_ms: Spread
     """How much later than due requests were sent: what is long here is this machine's."""
     span_s: float
@@ -86,6 +88,10 @@ def figures(
         hit_rate=None if computed is None else 1 - computed / max(1, prompt),
         local_share=sum(not one.prefill for one in played) / max(1, len(played)) if gateway else None,
         pulled_tb=None if pulled is None else pulled / 1e12,
+        stages_ms={
+            name: sum(one.stages_ms.get(name, 0.0) for one in played) / len(played)
+            for name in dict.fromkeys(name for one in played for name in one.stages_ms)
+        },
         late_ms=spread(sent - due),
         span_s=span_s,
     )

@@ -1,6 +1,7 @@
 """Traffic of a replay in real time: the same requests, sent when they are due, to engines that run."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -11,6 +12,8 @@ from load.client import Measured, RequestFailed
 from load.live.asker import Asker
 from load.live.prompts import Prompts
 from load.replay.trace import Ask
+
+_STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 
 AHEAD_S = 2.0
 """Requests are made so long before they are due: a burst of long prompts is not to be late for our own work."""
@@ -35,6 +38,8 @@ class Played(msgspec.Struct, frozen=True):
     prefill: str
     """The engine that prefilled, if another one than that which decoded; and if a gateway said so."""
     decode: str
+    stages_ms: dict[str, float]
+    """How long the gateway says that each step of the journey took."""
 
 
 class Player:
@@ -97,4 +102,5 @@ def _played(index: int, found: Measured, due_s: float, start_s: float) -> Played
         cached=int(found.headers.get("x-baton-cached-tokens", found.cached)),
         prefill=found.headers.get("x-baton-prefill", ""),
         decode=found.headers.get("x-baton-decode", ""),
+        stages_ms={name: float(ms) for name, ms in _STAGE.findall(found.headers.get("server-timing", ""))},
     )

@@ -145,4 +145,6 @@ def show(found: Figures) -> None:
     shares = {"in time": found.slo_met, "hits": found.hit_rate, "one engine alone": found.local_share}
     told = [f"{label} {share:.1%}" for label, share in shares.items() if share is not None]
     moved = [] if found.pulled_tb is None else [f"{found.pulled_tb:.2f} TB of KV moved"]
+    if found.stages_ms:
+        typer.echo("mean of steps, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in found.stages_ms.items()))
     typer.echo(", ".join([*told, f"{found.goodput_rps:.2f} requests/s in time", *moved]))

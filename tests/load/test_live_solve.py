@@ -137,6 +137,7 @@ def test_a_world_that_is_as_the_model_says_is_foretold_without_error() -> None:
             job.cached,
             "p0",
             "d0",
+            {},
         )
         for at, job in enumerate(run.jobs)
     ]

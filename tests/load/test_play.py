@@ -83,6 +83,7 @@ async def test_the_command_plays_a_trace_as_a_replay_does(tmp_path: Path) -> Non
             assert (found["requests"], found["failed"], found["local_share"]) == (len(asks), 0, 0.0)
             assert found["hit_rate"] == pytest.approx(wanted, abs=0.06)
             assert 0 < found["itl_ms"]["mean"] < found["ttft_ms"]["mean"] < found["e2e_ms"]["mean"]
+            assert {"look", "prefill", "decode"} <= found["stages_ms"].keys()
             assert found["slo_met"] == 1.0 and found["pulled_tb"] > 0
         code, text, _ = await baton("play", "--url", target.engines[1].url, *given)
         found = json.loads(out.read_text())
