@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import policies.contract as contract
-from engines.fleet import DNS
+from engines.fleet import DNS, Role
 from engines.fleet import Fleet as FleetFile
 from gateway.fleet import wanted as wanting
 from gateway.fleet.breaker import NORMAL, Rules
 from gateway.fleet.engine import Engine, Leg, Sight, State
 from gateway.fleet.links import NOMINAL_BYTES, Links
+from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
 from gateway.fleet.trust import Trust
 from gateway.fleet.wanted import Wanted
@@ -80,6 +81,8 @@ class Fleet:
         self._rules = rules
         self._limits = limits or Limits()
         self._traffic: dict[str, Traffic] = {}
+        self._kinds: dict[tuple[str, Role, contract.Speed], Pace] = {}
+        """How fast engines of one kind are, as all of them have shown."""
         self._objectives = (ttft_slo_s, itl_slo_s)
         self._changed: asyncio.Event = asyncio.Event()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -160,6 +163,7 @@ class Fleet:
             self.leaving.remove(engine)
         if not any(other.model == engine.model for other in self):
             self._traffic.pop(engine.model, None)
+            self._kinds = {alike: kind for alike, kind in self._kinds.items() if alike[0] != engine.model}
         log.info("engine %s (%s) has left", engine.name, engine.url)
 
     def models(self) -> dict[str, bytes]:
@@ -249,6 +253,12 @@ class Fleet:
     def mark(self, engine: Engine, state: State, why: str = "") -> None:
         """Note that an engine answers, or why it does not; wakes who waits for one."""
         engine.state, engine.why = state, why
+        if state is State.UP:
+            pace = engine.pace
+            alike = (engine.model, engine.role, pace.prior)
+            if (kind := self._kinds.get(alike)) is None:
+                kind = self._kinds[alike] = Pace(pace.prior)
+            pace.kind = kind
         self.reconsider(engine)
 
     def observe(self, engine: Engine, leg: Leg, outcome: str, why: str = "") -> None:

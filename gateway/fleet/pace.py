@@ -4,6 +4,10 @@ Three things are told apart. The *shape* (seconds a token, a step, a sequence) i
 prefills that found the engine without another, means of whole streams. *Lateness* follows every prefill at once: an
 engine that takes five times as long as it should looks five times as slow within a few requests, and recovers so.
 `mix` is what prefills beside running decodes take longer.
+
+Engines of one kind (model, role, prior) learn to prefill together: what few prefills have said of one is drawn to what
+all of them said. Alike engines that are believed unlike get unlike traffic, and one that looks slow by chance gets none
+to correct it. Streams say enough of each engine by itself.
 """
 
 import math
@@ -21,6 +25,12 @@ EVERY_S = 0.02
 QUICK, SLOWLY = 0.25, 0.05
 """Weight of the newest observation in lateness, and in mix."""
 
+KIND_S = 1.0
+"""What its kind has learnt meanwhile is taken over by an engine without prefills so often."""
+
+ALIKE = 50
+"""Prefills after which an engine's own count as much as those of its kind."""
+
 CLEAN = 10
 """Prefills that met no decode, before those that did say something about `mix`."""
 
@@ -36,9 +46,13 @@ _MOST, _USUAL = math.log(20.0), math.log(1.5)
 class Pace:
     """One engine's speed."""
 
-    def __init__(self, prior: Speed = ASSUMED, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, prior: Speed = ASSUMED, clock: Callable[[], float] = time.monotonic, kind: "Pace | None" = None
+    ) -> None:
         self.prior = prior
         """What is assumed until it is seen, and again after `reset`."""
+        self.kind = kind
+        """What all engines like it came to together."""
         self._clock = clock
         self.reset()
 
@@ -49,9 +63,10 @@ class Pace:
         self._decode = Line((p.step_s, p.sequence_s, p.kv_s), (1.0, 10.0, 1e5))
         self._mix = p.mix
         self._late = 0.0
-        self._clean = 0
+        self._clean = self._fits = 0
         self._seen_s = self._published_s = 0.0
         self._fitted_s = 0.0
+        self._shape: tuple[float, ...] = (OVERHEAD_S, p.token_s, p.context_s)
         self.error = {"prefill": 0.0, "decode": 0.0}
         """How far the last predictions were off, as a share: 0.1 is ten percent either way; decaying mean."""
         self.base = p
@@ -70,15 +85,17 @@ class Pace:
             self._late *= 0.5 ** ((now - self._seen_s) / HALF_LIFE_S)
             self._seen_s = now
             self._publish()
+        elif self.kind is not None and self.kind._published_s > self._published_s + KIND_S:
+            self._publish()
 
     def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int) -> None:
         """A prefill of `new` tokens after `cached` ones took `took_s`, with `waited_s` of others booked before it and
         `beside` requests decoding.
         """
-        mix = self._mix if beside else 1.0
+        mix = self.base.mix if beside else 1.0
         x = (1.0, new * mix, new * (cached + new / 2.0) * mix)
-        overhead_s = self._prefill.weights[0]
-        work_s = self._prefill.expect(x) - overhead_s + waited_s * mix
+        overhead_s, token_s, context_s = self._shape
+        work_s = token_s * x[1] + context_s * x[2] + waited_s * mix
         self._missed("prefill", took_s, overhead_s + work_s * self.lateness)
         if work_s > overhead_s:  # else it tells of the overhead alone
             ratio = max(took_s - overhead_s, 1e-4) / work_s
@@ -90,7 +107,10 @@ class Pace:
         if not waited_s and now > self._fitted_s + EVERY_S:
             self._fitted_s = now
             self._clean += not beside
+            self._fits += 1
             self._prefill.learn(x, took_s)
+            if self.kind is not None and self.lateness == 1.0:
+                self.kind.prefilled(new, cached, 0.0, took_s, beside)
         if now > self._published_s + EVERY_S:
             self._publish()
 
@@ -110,7 +130,13 @@ class Pace:
 
     def _publish(self) -> None:
         self._published_s = self._clock()
-        _, token_s, context_s = self._prefill.weights
+        shape, mix = self._prefill.weights, self._mix
+        if (kind := self.kind) is not None:
+            own = self._fits / (self._fits + ALIKE)
+            shape = _between(shape, kind._prefill.weights, own)
+            mix = own * mix + (1.0 - own) * kind._mix
+        self._shape = shape
+        _, token_s, context_s = shape
         step_s, sequence_s, kv_s = self._decode.weights
         self.base = Speed(
             token_s=token_s,
@@ -118,10 +144,15 @@ class Pace:
             step_s=step_s,
             sequence_s=sequence_s,
             kv_s=kv_s,
-            mix=self._mix,
+            mix=mix,
             leg_s=0.0,
         )
         late = self.lateness
         self.speed = (
             replace(self.base, token_s=token_s * late, context_s=context_s * late) if late != 1.0 else self.base
         )
+
+
+def _between(own: tuple[float, ...], others: tuple[float, ...], share: float) -> tuple[float, ...]:
+    """`share` of one's own, the rest of the others'."""
+    return tuple([share * mine + (1.0 - share) * theirs for mine, theirs in zip(own, others, strict=True)])

@@ -61,7 +61,12 @@ class Known:
         self._pools = told.gateways if told.private else 1
         self.kv_bytes_per_token = shape.members[0].profile.kv_bytes_per_token
         self._speeds: list[Speed] = [node.member.profile.speed for node in self._nodes]
-        self._paces = [Pace(clock=clock) for _ in self._nodes] if told.learned else []
+        kinds = {(node.member.role, node.member.profile): Pace(clock=clock) for node in self._nodes}
+        self._paces = (
+            [Pace(clock=clock, kind=kinds[node.member.role, node.member.profile]) for node in self._nodes]
+            if told.learned
+            else []
+        )
         self._links = Links(shape.links, clock) if told.learned else None
         self._traffic = [Traffic(slo.ttft_s, slo.tpot_s, clock) for _ in range(told.gateways)]
         # Gateways tell each other, even where loads are private; the sum of decaying sums is that of all arrivals.
@@ -190,7 +195,9 @@ class Known:
         cached = min(fleet.engines[node.index].cached_tokens, ask.prompt - 1)
         job.new = ask.prompt - cached
         speed = self._paces[node.index].base if self._paces else self._speeds[node.index]
-        job.booked_s = speed.prefill_s(job.new, cached)
+        job.booked_s = round(
+            speed.prefill_s(job.new, cached), 6
+        )  # as gateways count: what is left in the end is nothing
         booked = self._touched(node, pool)
         job.waits_s, job.beside = booked.prefill_s, booked.decode_requests - booked.coming_requests
         booked.prefill_requests += 1
@@ -226,7 +233,7 @@ class Known:
         booked = self._touched(node, pool)
         booked.prefill_requests -= 1
         booked.prefill_tokens -= job.new
-        booked.prefill_s = max(0.0, booked.prefill_s - job.booked_s)
+        booked.prefill_s = round(booked.prefill_s - job.booked_s, 6)
         if job.prefill is not None:
             booked = self._touched(job.decode, pool)
             booked.coming_requests -= 1

@@ -76,6 +76,22 @@ def test_lateness_is_seen_within_a_few_prefills_and_goes_with_time() -> None:
     assert pace.lateness == 1.0
 
 
+def test_an_engine_that_nobody_has_seen_is_like_its_kind() -> None:
+    """And one that is unlike shows it: the others are not slower for that."""
+    clock = Clock()
+    kind = Pace(clock=clock)
+    one, other, unlike = (Pace(clock=clock, kind=kind) for _ in range(3))
+    prefills(one, clock, 300)
+    for pace in (other, unlike):
+        assert pace.base == pace.prior
+        pace.rest()
+        assert pace.base.prefill_s(8000) == pytest.approx(TRUE.prefill_s(8000), rel=0.1)
+    prefills(unlike, clock, 300, slow=3.0)
+    assert unlike.speed.prefill_s(8000) == pytest.approx(3 * TRUE.prefill_s(8000), rel=0.25)
+    prefills(one, clock, 1)
+    assert one.speed.prefill_s(8000) == pytest.approx(TRUE.prefill_s(8000), rel=0.15)
+
+
 def test_another_process_starts_from_the_prior() -> None:
     clock = Clock()
     pace = Pace(clock=clock)
