@@ -1,5 +1,7 @@
 """A gateway that is given the double's folder reads prompts as the double does."""
 
+from pathlib import Path
+
 import httpx
 import msgspec
 import pytest
@@ -11,11 +13,16 @@ from engines.double.folder import write_folder
 from gateway.prompt import probe
 from gateway.prompt.apis import COMPLETIONS
 from gateway.prompt.reader import Reader
+from gateway.prompt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
 def double_reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return Reader.load(write_folder(tmp_path_factory.mktemp("folder")))
+
+
+def test_it_is_read_by_the_fast_library(tmp_path: Path) -> None:
+    assert Tokenizer(write_folder(tmp_path) / "tokenizer.json").kind == "fastokens"
 
 
 async def test_the_gateway_finds_no_disagreement(double_reader: Reader) -> None:
