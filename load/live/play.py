@@ -38,7 +38,7 @@ class Played(msgspec.Struct, frozen=True):
     prefill: str
     """The engine that prefilled, if another one than that which decoded; and if a gateway said so."""
     decode: str
-    stages_ms: dict[str, float]
+    stages_ms: dict[str, float] = {}
     """How long the gateway says that each step of the journey took."""
 
 
