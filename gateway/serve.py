@@ -109,6 +109,7 @@ def serve(
 
 def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
+    from gateway import lean  # noqa: F401  # before all that imports httpx
     from gateway.api.address import bind
     from gateway.server import log_to_stderr
 

@@ -80,6 +80,9 @@ class _Flow:
         if self._held:
             piece = self._held + piece
             self._held = b""
+        elif piece.find(b"\n") == len(piece) - 2 and piece.endswith(b"\n\n"):  # one event, as is usual
+            self._tally.events += 1
+            return self._pass(piece, 1)
         if not piece.endswith(b"\n\n"):
             end = piece.rfind(b"\n\n") + 2
             if end > 1:

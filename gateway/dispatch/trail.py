@@ -9,8 +9,8 @@ inside a string is escaped, so what is searched for cannot be content. Any other
 import re
 
 import msgspec
-from msgspec import Raw
 
+from gateway.dispatch.chunk import Choice, Chunk, decode
 from gateway.dispatch.opening import is_error
 from gateway.dispatch.seam import Seam
 from gateway.prompt.apis import CHAT, Api
@@ -28,21 +28,6 @@ _COMPLETION_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 _TOTAL_TOKENS = re.compile(rb'"total_tokens":\d+')
 
 
-class _Choice(msgspec.Struct):
-    delta: dict[str, Raw] | None = None
-    text: Raw = Raw(b"null")
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: Raw = Raw(b"null")
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice]
-    prompt_token_ids: Raw = Raw(b"null")
-
-
-_chunk = msgspec.json.Decoder(_Chunk).decode
 _string = msgspec.json.Decoder(str).decode
 _encode = msgspec.json.encode
 
@@ -89,6 +74,10 @@ class Trail:
     # The stream.
 
     def __call__(self, events: bytes, count: int) -> bytes:
+        if self.lost and not self.moved:
+            if self._wants_ids or b'token_ids":[' not in events:
+                return events
+            return _ID_LISTS.sub(rb',"\1token_ids":null', events)
         if count == 1:
             return self._event(events)
         return b"".join([self._event(event + b"\n\n") for event in events.split(b"\n\n")[:-1]])
@@ -120,14 +109,14 @@ class Trail:
         if self.lost and not self.moved:
             return event if self._wants_ids else _ID_LISTS.sub(rb',"\1token_ids":null', event)
         try:
-            chunk = _chunk(event[6:])
+            chunk = decode(event[6:])
             return self._parsed(event, chunk)
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
             if event.startswith(b"data:"):
                 self.lose("an event that is not understood")
             return event
 
-    def _parsed(self, event: bytes, chunk: _Chunk) -> bytes:
+    def _parsed(self, event: bytes, chunk: Chunk) -> bytes:
         self._learn_head(event)
         if not chunk.choices:
             self.usage = True
@@ -152,7 +141,7 @@ class Trail:
             return self._sew(event, text, choice)
         return self._ours(event)
 
-    def _text_of(self, choice: _Choice) -> bytes:
+    def _text_of(self, choice: Choice) -> bytes:
         """The text of an event, as inside a JSON string."""
         if choice.delta is None:
             return bytes(choice.text)[1:-1] if bytes(choice.text) != b"null" else b""
@@ -227,7 +216,7 @@ class Trail:
         self.moved = True
         self.broken = ""
 
-    def _sew(self, event: bytes, text: bytes, choice: _Choice) -> bytes:
+    def _sew(self, event: bytes, text: bytes, choice: Choice) -> bytes:
         """The first events of the second engine: what was held back comes before them, a stop string may end them."""
         seam = self._seam
         assert seam is not None

@@ -26,6 +26,8 @@ HOT = (
     "gateway.dispatch.journey",
     "gateway.dispatch.legs",
     "gateway.dispatch.relay",
+    "gateway.dispatch.seam",
+    "gateway.dispatch.trail",
     "gateway.dispatch.verdict",
     "gateway.dispatch.watchdog",
     "gateway.fleet.booking",

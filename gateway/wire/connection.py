@@ -173,6 +173,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         incoming = self.incoming
+        if self._sink is not None and (start := incoming.alone(data)):
+            self._hand(data[start:-2])
+            return
         was_complete, was_in_head = incoming.complete, incoming.in_head
         if was_complete or self.fault is not None:
             self.abort()  # nothing was asked
@@ -184,13 +187,7 @@ class Connection(asyncio.Protocol):
             return
         if self.pieces:
             if self._sink is not None:
-                if not self._sink(self.take()):
-                    self.stopped = True
-                elif not incoming.complete:
-                    if self._deadline is not None:
-                        self._deadline.set(self.loop.time() + self._idle_s)
-                    return
-                self._wake()
+                self._hand(self.take())
                 return
             self._buffered += len(data)
             if self._buffered >= self._buffer_bytes and self._reading and not incoming.complete and self.usable:
@@ -229,6 +226,16 @@ class Connection(asyncio.Protocol):
             self._send_more()
 
     # Ours.
+
+    def _hand(self, piece: bytes) -> None:
+        """Hand a piece to the sink."""
+        if not self._sink(piece):  # type: ignore[misc]  # there is one
+            self.stopped = True
+        elif not self.incoming.complete:
+            if self._deadline is not None:
+                self._deadline.set(self.loop.time() + self._idle_s)
+            return
+        self._wake()
 
     def _stage(self) -> Stage:
         stage = self.incoming.stage

@@ -4,6 +4,9 @@ import httptools
 
 from gateway.wire.errors import BadAnswer, Stage
 
+_EVENT_END = b"\n\n\r\n"
+"""How a chunk ends that ends with an event."""
+
 
 class Incoming:
     """What has arrived of the answer to the request at hand; one of these per connection.
@@ -17,10 +20,12 @@ class Incoming:
     __slots__ = (
         "_barren",
         "_bodyless",
+        "_ended_at",
         "_interim",
         "_limit",
         "_parser",
         "_to_close",
+        "between",
         "complete",
         "head_received",
         "headers",
@@ -45,6 +50,9 @@ class Incoming:
         self._bodyless = False  # the answer to HEAD
         self._interim = False  # inside a 1xx
         self._to_close = False  # the body ends with the connection
+        self.between = False
+        """Whether the parser stands between two chunks of the body, as far as that is sure."""
+        self._ended_at = 0  # how many pieces there were when a chunk ended last
         self._parser: httptools.HttpResponseParser | None = None
 
     @property
@@ -65,7 +73,7 @@ class Incoming:
         self.in_head = True
         self.head_received = self._barren = 0
         self.headers = []
-        self._interim = self._to_close = False
+        self._interim = self._to_close = self.between = False
         if bodyless or self._bodyless or self._parser is None:
             # A parser that saw an answer to HEAD still waits for the body that its Content-Length announced.
             self._parser = httptools.HttpResponseParser(self)
@@ -74,6 +82,8 @@ class Incoming:
     def feed(self, data: bytes) -> BadAnswer | None:
         """Take what arrived. Returned, not raised, is what makes this no answer: the body before it stays good."""
         began_in_head = self.in_head
+        self.between = False
+        self._ended_at = 0
         if began_in_head:
             self.head_received += len(data)
         try:
@@ -95,7 +105,25 @@ class Incoming:
         if self._bodyless and self.pieces:
             self.pieces.clear()
             self.keep_alive = False
+        # Bytes behind the last chunk could only be of the next one's first line, which does not end like this.
+        self.between = len(self.pieces) == self._ended_at > 0 and data.endswith(_EVENT_END) and not self.complete
         return None
+
+    def alone(self, data: bytes) -> int:
+        """Where the body begins in `data` if that is one whole chunk, plainly written, and nothing else; 0 if not.
+
+        It ends two bytes before the end of `data`. The parser need not see it: it stands where it stood. So does the
+        most frequent read of all, one event of a stream, at a third of the price.
+        """
+        if not self.between:
+            return 0
+        size = len(data)
+        digits = 2 if size <= 0xFF + 6 else 3 if size <= 0xFFF + 7 else 4
+        line = b"%x\r\n" % (size - digits - 4)
+        if not (len(line) == digits + 2 and data.startswith(line) and data.endswith(_EVENT_END)):
+            return 0
+        self._barren = 0
+        return digits + 2
 
     def end(self) -> None:
         """The peer sends no more: the end of a body that ends so, and of no other."""
@@ -142,6 +170,9 @@ class Incoming:
         if self._bodyless:
             self.complete = True
             self.keep_alive = parser.should_keep_alive()  # type: ignore[union-attr]
+
+    def on_chunk_complete(self) -> None:
+        self._ended_at = len(self.pieces)
 
     def on_message_complete(self) -> None:
         if self._interim:

@@ -8,6 +8,7 @@ from multiprocessing import parent_process
 from multiprocessing.synchronize import Event
 
 from engines.fleet import Fleet as FleetFile
+from gateway import lean  # noqa: F401  # before all that imports httpx
 from gateway.api.siblings import Siblings
 from gateway.launch import Launch
 from gateway.settings import Settings

@@ -4,6 +4,7 @@ import itertools
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,3 +91,17 @@ def test_text_without_ids_cannot_go_on() -> None:
     for event in events(COMPLETIONS, [("a", [1]), ("b", [2])], [1], ids=False)[:2]:
         assert trail(event, 1) == event
     assert trail.lost
+
+
+@pytest.mark.parametrize("wants", [False, True])
+async def test_what_is_not_followed_any_more_loses_its_ids_all_the_same(wants: bool) -> None:
+    tokens = [(f" w{i}", [i, i + 1]) for i in range(40)]
+    with_ids, asked = (events(CHAT, tokens, [1, 2], ids=ids) for ids in (True, wants))
+    reasoning = {"index": 0, "delta": {"reasoning": "hm"}, "logprobs": None, "finish_reason": None, "token_ids": [5]}
+    with_ids.insert(5, encode({**HEAD, "choices": [reasoning]}))
+    asked.insert(5, encode({**HEAD, "choices": [{**reasoning, "token_ids": [5] if wants else None}]}))
+    trail, taker = Trail(CHAT, wants, False), Taker()
+    rest = [*with_ids[1:9], b"".join(with_ids[9:20]), *with_ids[20:]]
+    await relay(Source(rest), with_ids[0], taker, Settings(), Tally(), trail)
+    assert trail.lost
+    assert b"".join(taker.sent) == b"".join(asked)
