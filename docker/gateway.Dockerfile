@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/baton/bin/pip install -q --no-deps . \
- && if [ "$NATIVE" = 1 ]; then PYTHONPATH=/opt/native /opt/baton/bin/baton native; fi \
+ && if [ "$NATIVE" = 1 ]; then PYTHONPATH=/opt/native LDFLAGS=-s /opt/baton/bin/baton native; fi \
  && /opt/baton/bin/pip uninstall -qy hf-xet setuptools pip
 
 FROM ${BASE}
