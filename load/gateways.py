@@ -198,12 +198,12 @@ def gateways(
     decode: Annotated[int, Option(min=1, help="Doubles that decode.")] = 4,
     workload: Annotated[
         str, Option(help="As for `baton replay`.")
-    ] = "chat:rate=3.6,minutes=3,turns=4,answer=40,think=2",
+    ] = "chat:rate=1.8,minutes=3,turns=4,answer=40,think=4",
     seconds: Annotated[float, Option(min=5, help="So long it is played; then it is broken off.")] = 130.0,
     warm_s: Annotated[float, Option(min=0, help="Requests of this first part do not count.")] = 25.0,
     profile: Annotated[
-        str, Option(help="Of the engines; NAME:8 is 8 times as slow, for a small machine.")
-    ] = "gpt-oss-120b-h100-tp4:8",
+        str, Option(help="Of the engines; NAME:16 is 16 times as slow, for a small machine.")
+    ] = "gpt-oss-120b-h100-tp4:16",
     policy: Annotated[str, Option(help="Of the gateways.")] = "joint",
     rounds: Annotated[int, Option(min=1, help="How often; all sides take turns, each round has other traffic.")] = 1,
     seed: Annotated[int, Option(help="Of the traffic.")] = 1,
