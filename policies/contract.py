@@ -1,4 +1,4 @@
-"""The contract between Baton and a routing policy, version 3.
+"""The contract between Baton and a routing policy, version 4.
 
 A policy is a pure function over frozen data: it gets one request and a snapshot of the fleet *for this request*, and
 returns a `Placement`. It does no I/O, keeps no clock, and imports nothing of Baton beyond `policies`; so one file runs
@@ -12,13 +12,15 @@ in the gateway, in the simulator, in a test and on an operator's laptop.
 Later versions only add fields with defaults.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
 
-VERSION = 3
-"""1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives. 3: expectations."""
+VERSION = 4
+"""1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives. 3: expectations. 4: when
+the prefill at the head of a queue began."""
 
 Role = Literal["prefill", "decode", "both"]
 Saturated = Literal["", "queues", "memory"]
@@ -106,11 +108,22 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """True for the engine that decoded the session's last request."""
     prefill_s: float = 0.0
     """Seconds of prefill that are booked there and not finished, as its speed foretells."""
+    prefill_since_s: float = math.inf
+    """When the one began that it computes now, in the time of the snapshot's `now_s`; infinite if unknown."""
     kv_tokens: int = 0
-    """Tokens of KV that fit into it; 0 if unknown."""
+    """Tokens of prompts whose KV fits into it, as far as they are seen to share it; 0 if unknown."""
     speed: Speed = ASSUMED
     cost: float = 1.0
     """What a second of it costs, against the others."""
+
+    def waits_s(self, now_s: float) -> float:
+        """Seconds of booked prefill that are still to be done: of the present one, taken to be as long as the others,
+        what has passed since it began is.
+        """
+        passed = now_s - self.prefill_since_s
+        if not passed > 0.0 or not self.prefill_requests:
+            return self.prefill_s
+        return self.prefill_s - min(passed, self.prefill_s / self.prefill_requests)
 
     @property
     def prefills(self) -> bool:

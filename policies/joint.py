@@ -3,25 +3,28 @@ the others.
 
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
-    remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)      least over p and d
-    local  = q_d + w_d * price_d + B_d + harm * n_d * w_d * (w_d / 0.06) * (1 + (q_d + w_d) / 4)    least over d
+    remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)                                       least over p and d
+    local  = q_d + w_d * price_d + B_d + n_d * (harm * stall_d + 0.1 * w_d / max(0.1, 1 - full_d))  least over d
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
-    q_e     = prefill seconds booked on e
+    q_e     = prefill seconds booked on e, without what is done of the present one
     price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
+    stall_d = w_d * min(1, w_d / (6 decode steps)): what a local prefill takes from each of the n_d requests that d
+              decodes now; a short pause hurts nobody
+    full_d  = share of d's KV memory that they hold: where it is full, decoding longer keeps others out
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
+              + harm * seconds of stall that each decode on d had lately, a second * answer * step_d
     wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
 
-n_d: requests that d decodes now; answer: 256 tokens, or the client's limit if that is less. Where every engine does
-both: the local sum, without harm.
+answer: 256 tokens, or the client's limit if that is less. Where every engine does both: the local sum, without harm.
 
-`harm` is a virtual queue. A local prefill that takes longer than a decode step gives each decode beside it a pause more
-than twice as long as usual, one for every 8192 tokens. Of the tokens that are decoded (as many a second as the running
-batches and their steps say, shared over the arrivals) 1 % may come after such a pause: each placement that brings more
-raises `harm`, one that brings less lowers it, within [0.05, 1.5]. So pauses are spent where there are some to spare,
-without an objective in milliseconds.
+`harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
+batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;
+each placement that brings more raises it, one that brings less lowers it, within [0.05, 1.5]. So pauses are spent
+where there are some to spare, without an objective in milliseconds; and as it is paid by decodes too that go where
+stalls are, they gather on few engines if that spares the others.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
 Defaults: as above (`joint`); harm at most 0.25 (`joint_throughput`: least TTFT, longer pauses); 0.2 % and at most 3
 (`joint_latency`); each times the fleet's `itl_price`.
@@ -30,25 +33,17 @@ the placement says so (`saturated`): to hold or to refuse it is admission's.
 Flaws: trusts the fitted speeds; places one request at a time and never moves it; cannot make room where all is full.
 """
 
-import math
 import random
 
 from policies.contract import Engine, Fleet, Placement, Request
+from policies.stalls import Stalls
 
 CREDIT, CAP = 3.0, 20.0
 STEPS, ANSWER = 0.1, 256
-TAU_S, FULL_S = 4.0, 20.0
-STALL_S = 0.06
-"""A stall of this length costs what it takes from each stream; a shorter one less than that, a longer one more."""
-
-CHUNK = 8192
-"""Tokens that vLLM prefills in one step, and so stalls decodes for: its default `max_num_batched_tokens`."""
+FULL_S = 20.0
 
 PRESSED = 0.2
 """To which late starts may lower `harm`: below it local prefills slow each other."""
-
-GAIN, MOST = 0.02, 10.0
-"""How fast the price of stalls moves, and what one placement counts for at most, in what it may bring."""
 
 SESSION_S = 0.005
 """What it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
@@ -96,15 +91,17 @@ class Joint:
 
     def __init__(self, seed: int | None = None) -> None:
         self.spread = random.Random(seed)
-        self.harm = min(1.0, self.most)
+        self.stalls = Stalls(self.share, self.least, self.most)
 
     def place(self, request: Request, fleet: Fleet) -> Placement:
         prompt = request.prompt_tokens
         answer = ANSWER if request.output_tokens is None else min(ANSWER, request.output_tokens)
+        now_s = fleet.now_s
         prefillers = fleet.prefillers
         collocated = fleet.collocated
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
-        harm = 0.0 if collocated else max(self.harm * fleet.itl_price, min(self.harm, PRESSED))
+        paused = self.stalls.price
+        harm = 0.0 if collocated else max(paused * fleet.itl_price, min(paused, PRESSED))
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
 
@@ -113,7 +110,7 @@ class Joint:
         if remote:
             for engine in prefillers:
                 work = _work_s(engine, prompt, reload_s)
-                waits = engine.prefill_s
+                waits = engine.waits_s(now_s)
                 price = CREDIT + min(CAP, rush * (waits + work))
                 cost = waits + work * price * engine.cost
                 scores[engine.name] = -cost
@@ -129,6 +126,7 @@ class Joint:
             if engine.role == "prefill":
                 continue
             decoding, step_s, full = self._decoding(engine, prompt, answer, request.itl_slo_s)
+            decoding += harm * self.stalls.rate(engine.name, now_s) * answer * step_s
             new = max(1, prompt - engine.cached_tokens)
             busy = engine.decode_requests - engine.coming_requests
             if step_s > 0:
@@ -137,10 +135,13 @@ class Joint:
             work = _work_s(engine, prompt, reload_s)
             if busy:
                 work *= speed.mix
-            waits = engine.prefill_s
+            waits = engine.waits_s(now_s)
             price = CREDIT + min(CAP, rush * (waits + work))
             local = waits + work * price * engine.cost + decoding
-            local += harm * busy * work * work / STALL_S * (1.0 + (waits + work) / TAU_S)
+            if harm and busy:
+                held = (engine.decode_tokens - engine.coming_tokens) / engine.kv_tokens if engine.kv_tokens else 0.0
+                slower = STEPS * work / max(0.1, 1.0 - held)
+                local += busy * (harm * self.stalls.stalled_s(engine, work) + slower)
             if full:
                 filled.add(engine.name)
                 if nearest and not request.whole:
@@ -165,9 +166,12 @@ class Joint:
             prefill = self._among_equals(prefill, decode, by_host)
         chosen = next(engine for engine in fleet.engines if engine.name == (prefill or decode))
         if remote and streams > 0 and fleet.arrivals_per_s > 0:
-            self._learn(chosen if prefill is None else None, prompt, streams / fleet.arrivals_per_s)
-        late = chosen.prefill_s > (PATIENCE_S if request.ttft_slo_s is None else request.ttft_slo_s)
-        ttft_s = chosen.prefill_s + _work_s(chosen, prompt, reload_s)
+            beside = chosen if prefill is None else None
+            work = _work_s(chosen, prompt, 0.0) * chosen.speed.mix
+            self.stalls.placed(beside, prompt, work, streams / fleet.arrivals_per_s, now_s)
+        waits = chosen.waits_s(now_s)
+        late = waits > (PATIENCE_S if request.ttft_slo_s is None else request.ttft_slo_s)
+        ttft_s = waits + _work_s(chosen, prompt, reload_s)
         if prefill is not None:
             target = next(engine for engine in fleet.engines if engine.name == decode)
             ttft_s += target.speed.leg_s
@@ -180,18 +184,6 @@ class Joint:
             ttft_s=ttft_s,
             saturated="memory" if decode in filled else "queues" if late else "",
         )
-
-    def _learn(self, engine: Engine | None, prompt: int, answer: float) -> None:
-        """The price of stalls after a placement: `engine` prefills beside its decodes; each request gets `answer`."""
-        stalled = 0.0
-        if engine is not None:
-            busy = engine.decode_requests - engine.coming_requests
-            work = _work_s(engine, prompt, 0.0) * engine.speed.mix
-            if work > engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens):
-                stalled = busy * (1.0 + (prompt - engine.cached_tokens) // CHUNK)
-        allowed = self.share * max(answer, 20.0)
-        harm = self.harm * math.exp(GAIN * (min(stalled / allowed, MOST) - 1.0))
-        self.harm = min(max(harm, self.least), self.most)
 
     def _decoding(self, engine: Engine, prompt: int, answer: int, itl_slo_s: float | None) -> tuple[float, float, bool]:
         """What decoding there costs, how long a step will take, and whether its memory is full."""

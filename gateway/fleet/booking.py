@@ -1,5 +1,6 @@
 """What one request adds to the load of its engines, taken back exactly once."""
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,8 @@ class Booking:
         """Requests that the engine that prefills was decoding."""
         self._prefilling = True
         self._released = False
+        if not self._prefill.prefill_requests:
+            self._prefill.prefill_since_s = time.monotonic()
         self._prefill.prefill_requests += 1
         self._prefill.prefill_tokens += new
         self._prefill.prefill_us += self._us
@@ -50,6 +53,7 @@ class Booking:
             self._prefill.prefill_requests -= 1
             self._prefill.prefill_tokens -= self._new
             self._prefill.prefill_us -= self._us
+            self._prefill.prefill_since_s = time.monotonic()
             if self._prefill is not self._decode:
                 self._decode.coming_requests -= 1
                 self._decode.coming_tokens -= self._tokens

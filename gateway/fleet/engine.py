@@ -1,6 +1,7 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
 import asyncio
+import math
 from enum import StrEnum
 from typing import Literal, Protocol, Self
 
@@ -9,6 +10,7 @@ from engines.fleet import LEASE_S, Role
 from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
 from gateway.fleet.leftover import Leftover
 from gateway.fleet.pace import Pace
+from gateway.fleet.sharing import Sharing
 from gateway.fleet.wanted import Wanted, rank_of
 from gateway.index.contract import InFlight
 from gateway.wire.pool import Limits, Pool
@@ -115,6 +117,9 @@ class Engine:
         """KV that nobody will fetch."""
         self._others = _NO_LOAD
         self.prefill_us = 0
+        self.prefill_since_s = math.inf
+        """When the last prefill ended here, or the first of a queue was booked; monotonic."""
+        self.sharing = Sharing()
         self.coming_requests = 0
         self.coming_tokens = 0
         self.prefill_requests = 0
@@ -238,7 +243,8 @@ class Engine:
             offloaded_tokens=offloaded,
             session=sight.bound == url,
             prefill_s=(self.prefill_us + others.prefill_us) * 1e-6 * pace.lateness,
-            kv_tokens=self.kv_room,
+            prefill_since_s=self.prefill_since_s,
+            kv_tokens=int(self.kv_room * self.sharing.factor),
             speed=pace.speed,
         )
 

@@ -59,6 +59,7 @@ class Vigil:
         found = await look(http, engine.rank)
         if found is not None:
             engine.kv_usage = found.kv_usage
+            engine.sharing.see(engine.decoding_tokens, found.kv_usage, engine.kv_tokens)
             others = await self._others.elsewhere(engine)
             self._drift.see(found.requests, *expected(engine, () if others is None else (others,)))
             engine.drift, engine.drift_s = self._drift.value, self._drift.lasts_s

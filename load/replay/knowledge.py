@@ -15,6 +15,9 @@ from load.replay.state import Booked, Job, Node
 from load.replay.trace import Ask
 from policies.contract import Engine, Fleet, Link, Request, Speed
 
+LOOK_S = 10.0
+"""Between two looks at engines' own metrics."""
+
 
 class Knowledge:
     """How much gateways know. The default is exact and shared."""
@@ -86,7 +89,7 @@ class Known:
         """What a shared index and shared loads were asked and told; events are blocks that came or went."""
         self._moved: set[int] = set()
         """Engines whose load has changed since it was last scraped."""
-        self._scraped_at = 0
+        self._looked_at = self._scraped_at = 0
         self._scraped = [[Booked() for _ in self._nodes] for _ in range(self._pools)]
 
     # What a policy is given.
@@ -104,6 +107,7 @@ class Known:
         """As that gateway sees it for this request."""
         pool = self._pool(gateway)
         self._scrape()
+        self._look()
         engines, stale = self._engines[pool], self._stale[pool]
         for pace in self._paces:
             pace.rest()
@@ -143,7 +147,8 @@ class Known:
             decode_tokens=booked.decode_tokens,
             coming_requests=booked.coming_requests,
             coming_tokens=booked.coming_tokens,
-            kv_tokens=node.core.blocks.capacity * self._size,
+            prefill_since_s=booked.since_s,
+            kv_tokens=int(node.core.blocks.capacity * self._size * node.sharing.factor),
             speed=pace.speed if pace is not None else self._speeds[node.index],
         )
 
@@ -178,6 +183,19 @@ class Known:
             stale.update(self._moved)
         self._moved.clear()
 
+    def _look(self) -> None:
+        """What each engine says of its memory, now and then."""
+        if (at := floor(self._clock() / LOOK_S)) == self._looked_at:
+            return
+        self._looked_at = at
+        for node in self._nodes:
+            blocks, before = node.core.blocks, node.sharing.factor
+            booked = sum(one.decode_tokens - one.coming_tokens for one in node.booked)
+            node.sharing.see(booked, blocks.used / blocks.capacity, blocks.capacity * self._size)
+            if node.sharing.factor != before:
+                for stale in self._stale:
+                    stale.add(node.index)
+
     def _touched(self, node: Node, pool: int) -> Booked:
         """The books of an engine, about to be written."""
         self.bookings += 1
@@ -199,6 +217,8 @@ class Known:
             speed.prefill_s(job.new, cached), 6
         )  # as gateways count: what is left in the end is nothing
         booked = self._touched(node, pool)
+        if not booked.prefill_requests:
+            booked.since_s = self._clock() + node.member.profile.leg_s
         job.waits_s, job.beside = booked.prefill_s, booked.decode_requests - booked.coming_requests
         booked.prefill_requests += 1
         booked.prefill_tokens += job.new
@@ -234,6 +254,7 @@ class Known:
         booked.prefill_requests -= 1
         booked.prefill_tokens -= job.new
         booked.prefill_s = round(booked.prefill_s - job.booked_s, 6)
+        booked.since_s = self._clock()
         if job.prefill is not None:
             booked = self._touched(job.decode, pool)
             booked.coming_requests -= 1

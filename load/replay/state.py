@@ -4,6 +4,7 @@ import math
 
 from engines.model.core import Core
 from engines.model.sequence import Sequence
+from gateway.fleet.sharing import Sharing
 from load.replay.fleet import Member
 from load.replay.trace import Ask
 
@@ -19,12 +20,15 @@ class Booked:
         "prefill_requests",
         "prefill_s",
         "prefill_tokens",
+        "since_s",
     )
 
     def __init__(self) -> None:
         self.coming_requests = self.coming_tokens = 0
         self.prefill_requests = self.prefill_tokens = self.decode_requests = self.decode_tokens = 0
         self.prefill_s = 0.0
+        self.since_s = math.inf
+        """When the last prefill ended, or the first of a queue was booked."""
 
     def add(self, other: "Booked", times: int = 1) -> None:
         """And what another says; with -1 without it."""
@@ -47,6 +51,7 @@ class Node:
         self.core = core
         self.booked = [Booked() for _ in range(pools)]
         """One for all gateways, or one for each."""
+        self.sharing = Sharing()
         self.scheduled_s = math.inf
         self.link_free_s = 0.0
 

@@ -150,3 +150,22 @@ def test_every_known_policy_takes_every_decider(name: str, decider: str) -> None
     assert (placed.prefill is None) == (decider == "never" or (decider != "always" and placed.decode == "d1"))
     if decider == "isl_bounding" and name in ("cache_aware", "preble", "kv_cost", "weighted"):
         assert placed.decode == "d1", "its choice of a decode engine is blind to what that holds"
+
+
+def test_a_queue_is_as_long_as_what_is_left_of_it() -> None:
+    engine = Engine(name="p", role="prefill", prefill_s=3.0, prefill_requests=3, prefill_since_s=10.0)
+    assert engine.waits_s(9.0) == engine.waits_s(10.0) == 3.0
+    assert engine.waits_s(10.5) == 2.5
+    assert engine.waits_s(99.0) == 2.0, "no more than one of them can have been done unseen"
+    assert Engine(name="p", role="prefill", prefill_s=3.0, prefill_requests=3).waits_s(99.0) == 3.0
+
+
+def test_a_local_prefill_costs_more_where_decodes_hold_all_memory() -> None:
+    def local(held: int) -> bool:
+        p = Engine(name="p", role="prefill", prefill_s=2.5, kv_tokens=1_000_000)
+        d = Engine(name="d", role="decode", decode_tokens=held, decode_requests=40, kv_tokens=1_000_000)
+        fleet = Fleet(engines=(p, d), arrivals_per_s=1.0)
+        return create("joint", 1).place(Request(model="m", prompt_tokens=4000), fleet).prefill is None
+
+    assert local(100_000)
+    assert not local(950_000)

@@ -75,3 +75,13 @@ def test_it_keeps_to_its_share_of_stalls() -> None:
 def test_where_every_engine_does_both_nothing_is_charged_for_pauses() -> None:
     joint, conductor = (outcome(simulate("chat:rate=20,minutes=0.5", name, "4C")) for name in ("joint", "conductor"))
     assert joint.ttft_ms.mean <= 1.03 * conductor.ttft_ms.mean
+
+
+def test_a_prefix_that_all_share_does_not_make_memory_look_full() -> None:
+    """Prompts of twice what fits, most of them one and the same prefix: there is room to prefill where it is cached."""
+    run = simulate("agent:rate=40,minutes=0.7,groups=2", blocks=1024)
+    decoders = [node for node in run.nodes.values() if node.member.role == "decode"]
+    assert max(node.sharing.factor for node in decoders) > 2
+    found = outcome(run)
+    assert found.saturated_share < 0.05
+    assert found.local_share > 0.4
