@@ -1,4 +1,4 @@
-"""The price of pauses: it rises with those that are too many, falls with time to spare, and remembers where they were."""
+"""The price of pauses: it rises with those that are too many, falls with time to spare, and knows where they were."""
 
 import math
 
