@@ -79,12 +79,3 @@ async def test_a_good_one_and_one_with_errors(redis: Embedded, secret: Path, tmp
         assert (outcome["done"], outcome["back"], outcome["left"]) == ((), ("d1",), ("d1",))
         assert it.file.read_text() == good
         assert it.starts() == {"p0": 2, "d0": 2, "d1": 3}
-
-
-async def test_a_slow_one_takes_those_before_it_back(redis: Embedded, secret: Path, tmp_path: Path) -> None:
-    async with running(redis, secret, tmp_path) as it:
-        rules = {"watch_s": 5, "watch_ttft": 1000, "watch_itl": 10}
-        outcome = await it.to(rules, p0=SEED, d1=bad(slow=60.0))
-        assert "d1 serves worse: its ITL is" in outcome["why"], (outcome, it.said)
-        assert outcome["back"] == ("d1", "p0")
-        assert it.starts() == {"p0": 3, "d0": 1, "d1": 3}
