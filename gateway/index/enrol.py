@@ -17,7 +17,7 @@ from gateway.fleet.fleet import Fleet, of_model
 from gateway.fleet.health import client
 from gateway.index.contract import InFlight, Unavailable
 from gateway.index.events.ingest import Ingest
-from gateway.index.events.stream import sources
+from gateway.index.events.source import sources
 from gateway.index.lookup import Lookup
 from gateway.index.namespace import Namespace
 from gateway.index.open import open_index

@@ -14,8 +14,8 @@ from gateway.index.contract import Holder
 from gateway.index.embedded import Embedded
 from gateway.index.events.election import Always
 from gateway.index.events.ingest import Ingest
+from gateway.index.events.source import sources
 from gateway.index.events.status import State
-from gateway.index.events.stream import sources
 from gateway.index.memory import MemoryIndex
 from gateway.index.redis import RedisIndex
 from gateway.prompt.reading import of_ids

@@ -18,8 +18,9 @@ from gateway.index.contract import GPU, Change, Holder, Index, Lost, Unavailable
 from gateway.index.events.batch import FULL, AllBlocksCleared, Batch, BlockStored, Key, decode
 from gateway.index.events.election import LEASE_S, RENEW_S, Candidate, Leases, Part
 from gateway.index.events.ledger import Ledger
+from gateway.index.events.source import Source
 from gateway.index.events.status import SourceStatus, State
-from gateway.index.events.stream import Message, Source, Stream
+from gateway.index.events.stream import Message, Stream
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,16 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gateway.index.contract import Index, Unavailable
 from gateway.index.events.batch import Key
 from gateway.index.events.election import Leases
-from gateway.index.events.follower import Follower
+from gateway.index.events.source import Source
 from gateway.index.events.status import SourceStatus, State
-from gateway.index.events.stream import Source
+
+if TYPE_CHECKING:
+    from gateway.index.events.follower import Follower
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,11 @@ class Ingest:
             self._followers.setdefault(engine, [])
             return
         await self.remove(engine)
+        if not sources:
+            self._followers[engine] = []
+            return
+        from gateway.index.events.follower import Follower  # loads ZeroMQ: 2 MB for those who have events
+
         self._followers[engine] = [
             Follower(source, self._index, self._leases, self._model, self._size) for source in sources
         ]

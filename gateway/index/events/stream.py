@@ -8,14 +8,14 @@ Source: vLLM `distributed/kv_events.py`.
 
 import asyncio
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import httpx
 from zmq.asyncio import Context
 from zmq.constants import Event as SocketEvent
 from zmq.constants import Flag, SocketOption, SocketType
 from zmq.error import Again
 from zmq.utils.monitor import recv_monitor_message
+
+from gateway.index.events.source import Source
 
 HIGH_WATER = 20_000
 """Messages that wait to be read; what comes above is lost, seen as a gap and replayed."""
@@ -34,47 +34,12 @@ _GO_ON_S = 0.5
 _DONE = -1
 
 
-class Source(NamedTuple):
-    """Where the events of one data-parallel rank are."""
-
-    engine: str
-    """The engine's URL."""
-    rank: int
-    endpoint: str
-    replay_endpoint: str = ""
-    topic: str = ""
-
-
 class Message(NamedTuple):
     """One batch on the wire."""
 
     topic: str
     number: int
     payload: bytes
-
-
-async def sources(engine: str, http: httpx.AsyncClient) -> list[Source]:
-    """Ask an engine where it publishes; empty if it does not. Raises `httpx.HTTPError`."""
-    answer = await http.get("/kv_event_sources")
-    told = answer.json() if answer.status_code == 200 else {}
-    host = urlsplit(engine).hostname or "127.0.0.1"
-    return [
-        Source(
-            engine,
-            int(rank),
-            _reachable(one["endpoint"], host),
-            _reachable(one.get("replay_endpoint") or "", host),
-            one.get("topic") or "",
-        )
-        for rank, one in told.items()
-        if isinstance(one, dict) and one.get("enable_kv_cache_events", True) and one.get("endpoint")
-    ]
-
-
-def _reachable(endpoint: str, host: str) -> str:
-    """An endpoint as we reach it: the engine binds `*`, and that is on its own host."""
-    name = f"[{host}]" if ":" in host else host
-    return endpoint.replace("//*", f"//{name}").replace("//0.0.0.0", f"//{name}").replace("//[::]", f"//{name}")
 
 
 class Stream:
