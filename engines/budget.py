@@ -7,7 +7,7 @@ from engines.surface import FINISHED, ITL, REQUESTS, TTFT, total
 
 LEAST_ERRORS = 3
 LEAST = 8
-"""So many answers are needed to speak of their mean."""
+"""So many answers are needed to speak of their mean; the mean of fewer must be as much further off."""
 
 
 class Figures(NamedTuple):
@@ -69,13 +69,16 @@ def errs(now: Figures, before: Figures, rules: Supervision) -> str:
 
 
 def slows(now: Figures, before: Figures, rules: Supervision) -> str:
-    """Why the budget of latency burns; empty if it does not, or if too little was seen, now or before."""
+    """Why the budget of latency burns; empty if it does not, or if too little was seen before.
+
+    What is slow gets few requests, so few have to be enough.
+    """
     each = (
         ("TTFT", now.firsts, before.firsts, now.mean_ttft_s, before.mean_ttft_s, rules.watch_ttft, "watch_ttft"),
         ("ITL", now.tokens, before.tokens, now.mean_itl_s, before.mean_itl_s, rules.watch_itl, "watch_itl"),
     )
     for what, seen, seen_before, mean_s, before_s, times, key in each:
-        if min(seen, seen_before) >= LEAST and mean_s > before_s * times > 0:
+        if seen_before >= LEAST and mean_s > before_s * times * max(1.0, LEAST / max(seen, 1.0)) > 0:
             return (
                 f"its {what} is {mean_s * 1e3:.1f} ms, {mean_s / before_s:.1f} times what it was "
                 f"({before_s * 1e3:.1f} ms; supervisor.{key} {times:g})"

@@ -43,7 +43,9 @@ def test_latency_burns_where_enough_was_seen() -> None:
         Figures.of(page(20, ttft_s=0.31)), BEFORE, RULES
     )
     assert "its ITL is 31.0 ms" in slows(Figures.of(page(20, itl_s=0.031)), BEFORE, RULES)
-    assert not slows(Figures.of(page(7, ttft_s=9.0)), BEFORE, RULES)
+    assert not slows(Figures.of(page(4, ttft_s=0.59)), BEFORE, RULES)  # half of what is enough: twice as far off
+    assert "its TTFT is 610.0 ms" in slows(Figures.of(page(4, ttft_s=0.61)), BEFORE, RULES)
+    assert not slows(Figures.of(page(0)), BEFORE, RULES)
     assert not slows(Figures.of(page(20, ttft_s=9.0)), Figures(), RULES)
 
 
