@@ -31,8 +31,7 @@ class Stalls:
 
     def stalled_s(self, engine: Engine, work_s: float) -> float:
         """Seconds that a prefill of `work_s` seems to take from each decode beside it."""
-        busy = engine.decode_requests - engine.coming_requests
-        step_s = engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens)
+        _, step_s = _running(engine)
         return work_s * min(1.0, work_s / (LONG * step_s)) if step_s > 0 else work_s
 
     def rate(self, engine: str, now_s: float) -> float:
@@ -48,8 +47,8 @@ class Stalls:
         """
         stalled = 0.0
         if engine is not None:
-            busy = engine.decode_requests - engine.coming_requests
-            if work_s > engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens):
+            busy, step_s = _running(engine)
+            if work_s > step_s:
                 stalled = busy * (1.0 + (prompt - engine.cached_tokens) // CHUNK)
             before = self.rate(engine.name, now_s) * MEMORY_S
             if len(self._seen) > 4096:  # engines come and go
@@ -58,3 +57,9 @@ class Stalls:
         allowed = self.share * max(answer, 20.0)
         price = self.price * math.exp(GAIN * (min(stalled / allowed, MOST) - 1.0))
         self.price = min(max(price, self.least), self.most)
+
+
+def _running(engine: Engine) -> tuple[int, float]:
+    """Requests that decode there now, and how long a step of theirs takes, seconds."""
+    busy = engine.decode_requests - engine.coming_requests
+    return busy, engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens)

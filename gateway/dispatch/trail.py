@@ -75,9 +75,7 @@ class Trail:
 
     def __call__(self, events: bytes, count: int) -> bytes:
         if self.lost and not self.moved:
-            if self._wants_ids or b'token_ids":[' not in events:
-                return events
-            return _ID_LISTS.sub(rb',"\1token_ids":null', events)
+            return self._without_ids(events)
         if count == 1:
             return self._event(events)
         return b"".join([self._event(event + b"\n\n") for event in events.split(b"\n\n")[:-1]])
@@ -107,7 +105,7 @@ class Trail:
             self.broken = "an error in the stream"
             return b""
         if self.lost and not self.moved:
-            return event if self._wants_ids else _ID_LISTS.sub(rb',"\1token_ids":null', event)
+            return self._without_ids(event)  # an earlier one of the same piece has lost it
         try:
             chunk = decode(event[6:])
             return self._parsed(event, chunk)
@@ -170,9 +168,13 @@ class Trail:
             event = self._client_head[: self._client_head.index(_CHOICES) + len(_CHOICES)] + event[len(self._head) :]
         if self.moved and b'"usage":{' in event:
             event = self._counted(event)
-        if not self._wants_ids:
-            event = _ID_LISTS.sub(rb',"\1token_ids":null', event)
-        return event
+        return self._without_ids(event)
+
+    def _without_ids(self, events: bytes) -> bytes:
+        """Events without ids that the client did not ask for."""
+        if self._wants_ids or b'token_ids":[' not in events:
+            return events
+        return _ID_LISTS.sub(rb',"\1token_ids":null', events)
 
     def _counted(self, event: bytes) -> bytes:
         """Usage of the whole."""

@@ -87,17 +87,6 @@ async def test_stores_and_evictions_arrive() -> None:
         assert status(ingest).gaps == 0
 
 
-async def test_what_was_published_before_is_replayed() -> None:
-    async with Double("both", "e", events=True, **FEW) as double:
-        for number in range(5):
-            await ask(double, number)
-        index = MemoryIndex()
-        ingest = Ingest(index, Always(), "m", 16)
-        await follow(ingest, double)
-        await equal(ingest, index, double, 5)
-        await ingest.close()
-
-
 async def test_a_gap_is_replayed() -> None:
     async with followed() as (double, index, ingest):
         await ask(double, 0)
@@ -109,8 +98,8 @@ async def test_a_gap_is_replayed() -> None:
         assert (status(ingest).gaps, status(ingest).resyncs) == (1, 0)
 
 
-@pytest.mark.parametrize("room", [1, 3])
-async def test_what_a_replay_drops_is_asked_for_again(room: int) -> None:
+@pytest.mark.parametrize("room", [0, 1, 3])
+async def test_what_was_published_before_is_replayed_and_what_is_dropped_then_asked_for_again(room: int) -> None:
     async with Double("both", "e", events=True, **FEW) as double:
         double.faults.replay_room = room
         for number in range(12):

@@ -183,21 +183,26 @@ class Follower:
             await asyncio.sleep(QUIET_S)
             if self._next not in (0, self._sure) and time.monotonic() - self._heard_s > QUIET_S:
                 break
-        self._sure, known = self._next, self._next - 1
-        told = await stream.replay(known)
-        return told if told and told[0].number == known and not self._later(told[0]) else []
+        self._sure = self._next
+        return await self._told(stream) or []
 
     async def _compare(self, stream: Stream) -> None:
         """The publisher is there again: go on if it still knows the last batch that we know, else it is a new one."""
         if not self._next:
             await self._catch_up(stream, 0)
             return
-        replayed = await stream.replay(self._next - 1)
-        if replayed and replayed[0].number == self._next - 1 and not self._later(replayed[0]):
-            await self._take_all(stream, replayed[1:])
+        told = await self._told(stream)
+        if told is not None:
+            await self._take_all(stream, told)
         else:
             await self._start_again()
             await self._catch_up(stream, 0)
+
+    async def _told(self, stream: Stream) -> list[Message] | None:
+        """What the engine has told since the last batch that we know; None if it does not know that one."""
+        known = self._next - 1
+        told = await stream.replay(known)
+        return told[1:] if told and told[0].number == known and not self._later(told[0]) else None
 
     async def _catch_up(self, stream: Stream, first: int) -> bool:
         """Ask for what was published from `first` on; False if the beginning of it is gone."""

@@ -52,9 +52,6 @@ class Ingest:
             self._followers.setdefault(engine, [])
             return
         await self.remove(engine)
-        if not sources:
-            self._followers[engine] = []
-            return
         from gateway.index.events.follower import Follower  # loads ZeroMQ: 2 MB for those who have events
 
         self._followers[engine] = [
