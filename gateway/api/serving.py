@@ -100,6 +100,7 @@ class Serving:
                 raw = await self._body(client)
             fields = bodies.parse(raw)
             may = self._elsewhere.may(headers)
+            refused: ApiError | None = None
             with Presence(call):
                 try:
                     model = self._model(fields)
@@ -111,7 +112,9 @@ class Serving:
                 except ApiError as error:
                     if not may or call.started:
                         raise
-                    status = await self._elsewhere.serve(error, api, headers, raw, request_id, client)
+                    refused = error
+                if refused is not None:
+                    status = await self._elsewhere.serve(refused, api, headers, raw, request_id, client)
             outcome = "ok" if status < 400 else "rejected" if status < 500 else "engine_error"
         except Gone:
             pass

@@ -1,5 +1,6 @@
 """Compiled modules stand for sources only as long as those are what was compiled."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -104,6 +105,18 @@ def test_no_build_at_all(tmp_path: Path) -> None:
 
 def test_every_hot_module_exists() -> None:
     assert all(find_spec(name) for name in HOT)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_nothing_is_awaited_while_an_exception_is_handled(name: str) -> None:
+    """mypyc's coroutines have no exception state of their own: what they handle while they wait stays with the thread
+    for ever, and every exception after it has it as its context."""
+    tree = ast.parse((loader.ROOT / name.replace(".", "/")).with_suffix(".py").read_text())
+    for tried in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
+        for handling in [*(handler.body for handler in tried.handlers), tried.finalbody]:
+            for node in handling:
+                waits = [at.lineno for at in ast.walk(node) if isinstance(at, ast.Await | ast.Yield | ast.YieldFrom)]
+                assert not waits, f"{name}: awaits at line {waits[0]}"
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
