@@ -177,7 +177,7 @@ class Double:
             await self.server.close()
             raise
         self.engines = engines
-        await self.server.listen()
+        self.server.listen()
 
     async def close(self) -> None:
         """Stop everything and give the ports back."""
@@ -207,7 +207,7 @@ class Double:
             on_death=self._died,
         )
         try:
-            await channel.open(engine)
+            channel.open(engine)
         except BaseException:
             await self._end_engine(engine)
             raise
@@ -254,7 +254,7 @@ class Double:
         if refuse:
             self.server.refuse()
         elif self.alive:
-            await self.server.listen()
+            self.server.listen()
 
     # What a test waits for.
 

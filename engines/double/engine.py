@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 
-from engines.double import handover, kv
+from engines.double import handover
 from engines.double.events import Publisher
 from engines.double.faults import Faults
 from engines.double.leases import Leases
@@ -20,7 +20,6 @@ from engines.double.pool import Block, Content, Pool
 from engines.double.sequence import Sequence
 from engines.double.stats import Stats
 from engines.double.timing import Timing
-from engines.double.tokens import IM_END
 from engines.double.transfer import SideChannel
 from engines.double.watchers import Watchers
 
@@ -203,26 +202,14 @@ class Engine:
             local = len(hit) * limits.block_size
             pulls = handover.wants_pull(sequence)
             if not sequence.preempted:
-                self._count_lookup(sequence, local, len(tokens) - local if pulls else 0)
+                sequence.found(local, len(tokens) - local if pulls else 0)
+                self.stats.looked_up(len(tokens), local, sequence.external_tokens)
             if pulls:
                 self._load(sequence, len(hit))
             else:
                 sequence.tape.seek(local)
                 self._prefilling[sequence] = local
             self._changed()
-
-    def _count_lookup(self, sequence: Sequence, local: int, external: int) -> None:
-        stats, total = self.stats, len(sequence.tokens)
-        sequence.cached_tokens, sequence.external_tokens = local + external, external
-        full = total // self.limits.block_size * self.limits.block_size
-        sequence.created_tokens = max(0, full - sequence.cached_tokens)
-        stats.cache_queries += total
-        stats.cache_hits += local
-        stats.external_queries += total - local
-        stats.external_hits += external
-        stats.local_cache_hit += local
-        stats.external_kv_transfer += external
-        stats.local_compute += total - local - external
 
     def _plan(self) -> tuple[list[tuple[Sequence, int]], float]:
         """The prompt chunks of the next step, and the step's length in seconds."""
@@ -298,23 +285,10 @@ class Engine:
 
     def _sample(self, sequence: Sequence) -> None:
         """The next token, and whether it is the last."""
-        sampling, at = sequence.sampling, sequence.outputs
-        if sampling.forced is not None and at < len(sampling.forced):
-            token = sampling.forced[at]
-        else:
-            ends = 0 if sampling.ignore_eos or at < sampling.min_tokens else self.limits.eos_one_in
-            if sampling.forced is not None:
-                token = IM_END
-            else:
-                token = kv.choose(sequence.tape.state, sequence.tokens[-1], sequence.index, ends)
-        sequence.emit(token)
+        ends = sequence.sample(self.limits.eos_one_in, self.limits.max_model_len)
         self.stats.generated += 1
-        if token == IM_END and not sampling.ignore_eos:
-            self._finish(sequence, "stop")
-        elif token in sampling.stop_ids and at + 1 >= sampling.min_tokens:
-            self._finish(sequence, "stop", token)
-        elif at + 1 >= sampling.max_tokens or len(sequence.tokens) >= self.limits.max_model_len:
-            self._finish(sequence, "length")
+        if ends is not None:
+            self._finish(sequence, *ends)
 
     def _cache(self, sequence: Sequence, start: int) -> None:
         """Enter what has become full since `start` tokens into the prefix cache."""

@@ -4,8 +4,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from engines.double import pool
+from engines.double import kv, pool
 from engines.double.kv import Tape
+from engines.double.tokens import IM_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,31 @@ class Sequence:
             parent = self.names[-1] if self.names else pool.root(self.salt, self.lora)
             self.names.append(pool.chain(parent, self.tokens[start : start + size]))
 
-    def emit(self, token: int) -> None:
+    def found(self, local: int, external: int) -> None:
+        """So many tokens of it are cached here, and so many come from another engine."""
+        full = len(self.tokens) // self.tape.size * self.tape.size
+        self.cached_tokens, self.external_tokens = local + external, external
+        self.created_tokens = max(0, full - self.cached_tokens)
+
+    def sample(self, eos_one_in: int, max_model_len: int) -> tuple[str, int | None] | None:
+        """Generate a token. Returns the finish reason, and the token that stopped it if the request named that; None
+        while there is more to come."""
+        sampling, at = self.sampling, self.outputs
+        if sampling.forced is not None:
+            token = sampling.forced[at] if at < len(sampling.forced) else IM_END
+        else:
+            ends = 0 if sampling.ignore_eos or at < sampling.min_tokens else eos_one_in
+            token = kv.choose(self.tape.state, self.tokens[-1], self.index, ends)
         self.tokens.append(token)
         self.fresh.append(token)
         self._wake()
+        if token == IM_END and not sampling.ignore_eos:
+            return "stop", None
+        if token in sampling.stop_ids and at + 1 >= sampling.min_tokens:
+            return "stop", token
+        if at + 1 >= sampling.max_tokens or len(self.tokens) >= max_model_len:
+            return "length", None
+        return None
 
     def end(self, reason: str, stop_reason: int | None = None) -> None:
         self.finish = reason

@@ -87,6 +87,16 @@ class Stats:
     between_tokens_s: Histogram = field(default_factory=_between_tokens)
     request_s: Histogram = field(default_factory=_latency)
 
+    def looked_up(self, prompt: int, local: int, external: int) -> None:
+        """A prompt of so many tokens found so many cached here and fetches so many from another engine."""
+        self.cache_queries += prompt
+        self.cache_hits += local
+        self.external_queries += prompt - local
+        self.external_hits += external
+        self.local_cache_hit += local
+        self.external_kv_transfer += external
+        self.local_compute += prompt - local - external
+
     @property
     def busy(self) -> int:
         """Sequences that are not finished."""

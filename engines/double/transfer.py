@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engines.double.pool import Content
+from engines.double.port import Port
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -45,36 +46,46 @@ class SideChannel:
     """Serves an owner's blocks on `host:port` (0: any) until closed."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.host = host
-        self.port = port
+        self._listening = Port(host, port)
         self._owner: Owner | None = None
-        self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
-    async def open(self, owner: Owner) -> None:
+    @property
+    def host(self) -> str:
+        return self._listening.host
+
+    @property
+    def port(self) -> int:
+        """Its number; 0 until one was taken."""
+        return self._listening.number
+
+    def open(self, owner: Owner) -> None:
+        """Raises OSError if the port is taken."""
         self._owner = owner
-        self._server = await asyncio.start_server(self._accept, self.host, self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listening.listen(lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._accept))
 
     async def close(self) -> None:
         """Drop the listener and all connections at once."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        self._owner = None
+        self._listening.refuse()
         for client in self._clients:
             client.transport.abort()
+        await self._listening.close()
         for task in list(self._serving):
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._owner is None:  # closed meanwhile
+            writer.transport.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._clients.add(writer)
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
         try:
             while True:
                 _send(writer, self._answer(*await _receive(reader)))

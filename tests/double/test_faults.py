@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import socket
 from typing import Any
 
@@ -196,3 +197,17 @@ async def test_a_connection_that_was_just_accepted_dies_too(steps: int) -> None:
             with contextlib.suppress(ConnectionError):
                 while await asyncio.to_thread(client.recv, 65_536):
                     pass
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_reader_that_was_just_accepted_is_let_go_too(steps: int) -> None:
+    async with Double("both", "e") as double:
+        channel = double.engine.channel
+        with socket.create_connection(("127.0.0.1", channel.port)) as client:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await channel.close()
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionError):
+                assert not await asyncio.to_thread(client.recv, 1)
+    gc.collect()  # what was lost without being closed says so
