@@ -17,6 +17,9 @@ from typer import Option
 from load.client import Measured, RequestFailed, send
 from load.counters import Pulled
 
+SPLITS = "least_loaded"
+"""A policy that has every request prefilled remotely."""
+
 SETTLE_S = 15.0
 """How long an engine may take to show a transfer in its metrics."""
 
@@ -38,6 +41,8 @@ class Result:
     measured: Measured
     pulled: Pulled | None
     """By the decode engine; None if its metrics cannot be read from here."""
+    why_whole: str = ""
+    """Why it should have been split, if it was not; empty if a policy may well choose so."""
 
     @property
     def prefill(self) -> str | None:
@@ -53,7 +58,8 @@ class Result:
         if not self.measured.tokens_out:
             return "no token came back"
         if self.prefill is None:
-            return f"it was not split: {self.measured.headers.get('x-baton-reason', 'the gateway did not say why')}"
+            reason = self.measured.headers.get("x-baton-reason", "the gateway did not say why")
+            return f"it was not split ({reason}), {self.why_whole}" if self.why_whole else ""
         if self.pulled is not None and not (self.pulled.tokens > 0 and self.pulled.bytes > 0):
             return f"{self.decode} counted no KV from {self.prefill}: it computed the prompt by itself"
         return ""
@@ -108,18 +114,22 @@ def _completion(model: str, name: str, prompt: str, *, stream: bool) -> Sample:
 class Smoke:
     """Sends samples through one gateway and watches its engines' counters."""
 
-    def __init__(self, http: httpx.AsyncClient, engines: httpx.AsyncClient) -> None:
-        """`http` for the gateway, with its key; `engines` without."""
+    def __init__(self, http: httpx.AsyncClient, engines: httpx.AsyncClient, split: bool = False) -> None:
+        """`http` for the gateway, with its key; `engines` without. With `split` requests must be prefilled remotely."""
         self._http = http
         self._engines = engines
+        self._split = split
         self._urls: dict[str, str] = {}
+        self._prefillers = False
 
     async def models(self) -> list[str]:
         """The models on offer; learns the engines on the way. Raises `RequestFailed`."""
         try:
             answer = await self._http.get("/v1/models")
             report = (await self._http.get("/readyz?verbose")).json()
-            self._urls = {engine["name"]: engine["url"] for engine in report.get("engines", ())}
+            engines = report.get("engines", ())
+            self._urls = {engine["name"]: engine["url"] for engine in engines}
+            self._prefillers = any(engine["role"] == "prefill" and engine["state"] == "up" for engine in engines)
             return [entry["id"] for entry in answer.raise_for_status().json()["data"]]
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise RequestFailed(
@@ -129,10 +139,19 @@ class Smoke:
     async def run(self, sample: Sample) -> Result:
         """Send one sample; waits until the decode engine's counters show it. Raises `RequestFailed`."""
         before = {name: await Pulled.read(self._engines, url) for name, url in self._urls.items()}
-        measured = await send(self._http, sample.path, sample.body)
+        measured = await send(self._http, sample.path, sample.body, {"x-baton-policy": SPLITS} if self._split else None)
         name = measured.headers.get("x-baton-decode", "")
         start = before.get(name)
-        if start is None or "x-baton-prefill" not in measured.headers:
+        if "x-baton-prefill" not in measured.headers:
+            why = (
+                "but had to be: does the gateway let clients choose (policy_header)?"
+                if self._split
+                else ""
+                if self._prefillers
+                else "for no prefill engine is up"
+            )
+            return Result(sample, measured, None, why)
+        if start is None:
             return Result(sample, measured, None)
         deadline = time.monotonic() + SETTLE_S
         while True:
@@ -148,17 +167,23 @@ def smoke(
     model: Annotated[str | None, Option(help="The model to ask. [default: the first that the gateway lists]")] = None,
     api_key: Annotated[str, Option(envvar="BATON_API_KEY", help="If the gateway asks for one.")] = "",
     demo: Annotated[bool, Option("--demo", help="Five varied requests, each checked, instead of one.")] = False,
+    split: Annotated[
+        bool, Option("--split", help="Have it prefilled remotely, whatever the policy (`baton serve --policy-header`).")
+    ] = False,
     as_json: Annotated[bool, Option("--json", help="Print JSON, one object per request.")] = False,
     timeout_s: Annotated[float, Option(help="Per request.")] = 300.0,
 ) -> None:
     """Send a request through a gateway and show where it went and how long each step took.
 
-    Exits with 1 if a request failed, or if the decode engine did not fetch the KV that was computed for it.
+    Exits with 1 if a request failed, or if the decode engine did not fetch the KV that was computed for it. A policy
+    may have a request prefilled where it is decoded, `joint` does on idle engines: to see KV move, add --split.
     """
-    raise typer.Exit(asyncio.run(_smoke(url, api_key, model, demo, as_json, timeout_s)))
+    raise typer.Exit(asyncio.run(_smoke(url, api_key, model, demo, split, as_json, timeout_s)))
 
 
-async def _smoke(url: str, key: str, model: str | None, demo: bool, as_json: bool, timeout_s: float) -> int:
+async def _smoke(
+    url: str, key: str, model: str | None, demo: bool, split: bool, as_json: bool, timeout_s: float
+) -> int:
     console = Console()
     results: list[Result] = []
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -167,7 +192,7 @@ async def _smoke(url: str, key: str, model: str | None, demo: bool, as_json: boo
             httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=timeout_s, trust_env=False) as http,
             httpx.AsyncClient(timeout=timeout_s, trust_env=False) as engines,
         ):
-            smoker = Smoke(http, engines)
+            smoker = Smoke(http, engines, split)
             models = await smoker.models()
             if not models:
                 raise RequestFailed(f"{url}: no engine is up: see {url}/readyz?verbose")
@@ -195,6 +220,8 @@ def _story(result: Result) -> Table:
     if result.prefill:
         table.add_row("prefill", result.prefill, f"{m.tokens_in} tokens in {_ms(m.stage_s('prefill'))}")
         table.add_row("transfer", f"{result.prefill} -> {result.decode}", _moved(result.pulled))
+    else:
+        table.add_row("prefill", result.decode, f"{m.tokens_in} tokens where it is decoded: no KV moves")
     table.add_row("decode", result.decode, f"{m.tokens_out} tokens, {_ms(m.tpot_s)} each")
     table.add_row("client", "", f"TTFT {_ms(m.ttft_s)}, all of it {_ms(m.e2e_s)}")
     table.add_row("why", "", m.headers.get("x-baton-reason", ""))

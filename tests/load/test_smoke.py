@@ -1,0 +1,61 @@
+"""`baton smoke` says what happened to a request, and fails where that is not what should."""
+
+import asyncio
+import json
+from typing import Any
+
+from typer.testing import CliRunner
+
+from engines.double import Double
+from gateway.cli import build
+from gateway.fleet.engine import State
+from tests.gateway.conftest import Gateway, until
+
+
+async def smoke(url: str, *arguments: str) -> tuple[int, str, str]:
+    """In a thread: it has an event loop of its own."""
+    command = ["smoke", "--url", url, *arguments]
+    result = await asyncio.to_thread(CliRunner().invoke, build("smoke"), command)
+    return result.exit_code, result.stdout, result.stderr
+
+
+async def test_kv_that_moved_is_shown() -> None:
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d, Gateway.over(p, d) as gateway:
+        status, said, wrong = await smoke(gateway.url)
+        assert not status, wrong
+        assert "p0 -> d0" in said and "of KV" in said
+        status, said, wrong = await smoke(gateway.url, "--demo", "--json")
+        assert not status, wrong
+        facts = [json.loads(line) for line in said.splitlines()]
+        assert len(facts) == 5
+        assert all(one["prefill"] == "p0" and one["decode"] == "d0" and not one["wrong"] for one in facts)
+        assert facts[0]["tokens_pulled"] > 0 and facts[0]["bytes_pulled"] > 0
+
+
+async def test_a_policy_may_prefill_where_it_decodes_unless_asked_to_split() -> None:
+    whole: dict[str, Any] = {"policy": "lmetric+never", "policy_header": True}
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d, Gateway.over(p, d, **whole) as gateway:
+        status, said, wrong = await smoke(gateway.url)
+        assert not status, wrong
+        assert "no KV moves" in said
+        status, said, wrong = await smoke(gateway.url, "--split")
+        assert not status, wrong
+        assert "p0 -> d0" in said
+
+
+async def test_a_split_fleet_without_prefill_engines_fails() -> None:
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d, Gateway.over(p, d) as gateway:
+        await p.die()
+        await until(lambda: gateway.app.fleet.engines["p0"].state is not State.UP, 10)
+        status, _, wrong = await smoke(gateway.url)
+        assert status == 1
+        assert "no prefill engine is up" in wrong
+
+
+async def test_what_is_in_the_way_is_named() -> None:
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d:
+        async with Gateway.over(p, d, policy="lmetric+never") as gateway:
+            status, _, wrong = await smoke(gateway.url, "--split")
+            assert status == 1 and "policy_header" in wrong
+        status, _, wrong = await smoke(gateway.url)
+        assert status == 1 and "is a gateway there?" in wrong
