@@ -24,14 +24,14 @@ class Booking:
         self._new = new
         self._tokens = tokens
         self._us = int(1e6 * self._prefill.pace.base.prefill_s(new, tokens - new))
-        self.waits_s = self._prefill.booked_s
-        """Prefill that was booked before it on the engine that prefills, by all gateways; seconds."""
+        now_s = time.monotonic()
+        self.waits_s = self._prefill.waits_s(now_s)
+        """Prefill that was booked before it on the engine that prefills, by all gateways, and not done yet; seconds."""
         self.beside = self._prefill.decoding
         """Requests that the engine that prefills was decoding."""
         self._prefilling = True
         self._released = False
-        if not self._prefill.prefill_requests:
-            self._prefill.prefill_since_s = time.monotonic()
+        self._prefill.backlog.join(self, self.work_s, now_s + self._prefill.pace.overhead_s)
         self._prefill.prefill_requests += 1
         self._prefill.prefill_tokens += new
         self._prefill.prefill_us += self._us
@@ -53,7 +53,7 @@ class Booking:
             self._prefill.prefill_requests -= 1
             self._prefill.prefill_tokens -= self._new
             self._prefill.prefill_us -= self._us
-            self._prefill.prefill_since_s = time.monotonic()
+            self._prefill.backlog.leave(self, time.monotonic())
             if self._prefill is not self._decode:
                 self._decode.coming_requests -= 1
                 self._decode.coming_tokens -= self._tokens

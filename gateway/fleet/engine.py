@@ -1,12 +1,12 @@
 """One engine as the gateway sees it: where it is, whether it answers, what we have in flight on it."""
 
 import asyncio
-import math
 from enum import StrEnum
 from typing import Literal, Protocol, Self
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
+from gateway.fleet.backlog import SOON_S, Backlog
 from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
 from gateway.fleet.leftover import Leftover
 from gateway.fleet.pace import Pace
@@ -117,8 +117,8 @@ class Engine:
         """KV that nobody will fetch."""
         self._others = _NO_LOAD
         self.prefill_us = 0
-        self.prefill_since_s = math.inf
-        """When the last prefill ended here, or the first of a queue was booked; monotonic."""
+        self.backlog = Backlog()
+        """Our prefills there; in monotonic time."""
         self.sharing = Sharing()
         self.coming_requests = 0
         self.coming_tokens = 0
@@ -201,6 +201,20 @@ class Engine:
         """Prefill that is booked, by all gateways as far as they were heard when it was looked at last; seconds."""
         return (self.prefill_us + self._others.prefill_us) * 1e-6
 
+    def waits_s(self, now_s: float) -> float:
+        """Of that, what is not done yet, as far as can be told; 0 only if nothing is booked.
+
+        Of what others have there the present one is half done, on average.
+        """
+        booked_s, others = self.booked_s, self._others
+        if not booked_s:
+            return 0.0
+        if self.backlog:
+            done_s = self.backlog.done_s(now_s, self.pace.lateness)
+        else:
+            done_s = 0.5e-6 * others.prefill_us / max(1, others.prefill_requests)
+        return max(booked_s - done_s, SOON_S)
+
     @property
     def decoding_tokens(self) -> int:
         """Prompt tokens of those requests."""
@@ -243,7 +257,7 @@ class Engine:
             offloaded_tokens=offloaded,
             session=sight.bound == url,
             prefill_s=(self.prefill_us + others.prefill_us) * 1e-6 * pace.lateness,
-            prefill_since_s=self.prefill_since_s,
+            prefill_since_s=self.backlog.since_s,
             kv_tokens=int(self.kv_room * self.sharing.factor),
             speed=pace.speed,
         )

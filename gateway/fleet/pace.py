@@ -75,6 +75,11 @@ class Pace:
         """As policies see it."""
 
     @property
+    def overhead_s(self) -> float:
+        """What a prefill leg takes beside its work: mostly the way there."""
+        return self._shape[0]
+
+    @property
     def lateness(self) -> float:
         """How many times longer than fitted prefills take now; 1 within what is usual."""
         return math.exp(self._late) if abs(self._late) > _USUAL else 1.0
@@ -89,13 +94,14 @@ class Pace:
             self._publish()
 
     def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int) -> None:
-        """A prefill of `new` tokens after `cached` ones took `took_s`, with `waited_s` of others booked before it and
-        `beside` requests decoding.
+        """A prefill of `new` tokens after `cached` ones took `took_s`, beside as many decodes.
+
+        `waited_s` of others were to be done before it; they pass while it is on its way.
         """
         mix = self.base.mix if beside else 1.0
         x = (1.0, new * mix, new * (cached + new / 2.0) * mix)
         overhead_s, token_s, context_s = self._shape
-        work_s = token_s * x[1] + context_s * x[2] + waited_s * mix
+        work_s = token_s * x[1] + context_s * x[2] + max(0.0, waited_s * mix - overhead_s)
         self._missed("prefill", took_s, overhead_s + work_s * self.lateness)
         if work_s > overhead_s:  # else it tells of the overhead alone
             ratio = max(took_s - overhead_s, 1e-4) / work_s

@@ -30,6 +30,7 @@ HOT = (
     "gateway.dispatch.trail",
     "gateway.dispatch.verdict",
     "gateway.dispatch.watchdog",
+    "gateway.fleet.backlog",
     "gateway.fleet.booking",
     "gateway.fleet.breaker",
     "gateway.fleet.engine",

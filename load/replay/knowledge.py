@@ -5,6 +5,7 @@ from math import floor
 
 from msgspec.structs import replace
 
+from gateway.fleet.backlog import SOON_S
 from gateway.fleet.links import NOMINAL_BYTES, Links
 from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
@@ -147,7 +148,7 @@ class Known:
             decode_tokens=booked.decode_tokens,
             coming_requests=booked.coming_requests,
             coming_tokens=booked.coming_tokens,
-            prefill_since_s=booked.since_s,
+            prefill_since_s=booked.backlog.since_s,
             kv_tokens=int(node.core.blocks.capacity * self._size * node.sharing.factor),
             speed=pace.speed if pace is not None else self._speeds[node.index],
         )
@@ -216,10 +217,13 @@ class Known:
         job.booked_s = round(
             speed.prefill_s(job.new, cached), 6
         )  # as gateways count: what is left in the end is nothing
-        booked = self._touched(node, pool)
-        if not booked.prefill_requests:
-            booked.since_s = self._clock() + node.member.profile.leg_s
-        job.waits_s, job.beside = booked.prefill_s, booked.decode_requests - booked.coming_requests
+        booked, now_s = self._touched(node, pool), self._clock()
+        pace = self._paces[node.index] if self._paces else None
+        lateness, leg_s = (1.0, node.member.profile.leg_s) if pace is None else (pace.lateness, pace.overhead_s)
+        if booked.prefill_requests:
+            job.waits_s = max(booked.prefill_s - booked.backlog.done_s(now_s, lateness), SOON_S)
+        job.beside = booked.decode_requests - booked.coming_requests
+        booked.backlog.join(job, job.booked_s, now_s + leg_s)
         booked.prefill_requests += 1
         booked.prefill_tokens += job.new
         booked.prefill_s += job.booked_s
@@ -254,7 +258,7 @@ class Known:
         booked.prefill_requests -= 1
         booked.prefill_tokens -= job.new
         booked.prefill_s = round(booked.prefill_s - job.booked_s, 6)
-        booked.since_s = self._clock()
+        booked.backlog.leave(job, self._clock())
         if job.prefill is not None:
             booked = self._touched(job.decode, pool)
             booked.coming_requests -= 1

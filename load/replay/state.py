@@ -4,6 +4,7 @@ import math
 
 from engines.model.core import Core
 from engines.model.sequence import Sequence
+from gateway.fleet.backlog import Backlog
 from gateway.fleet.sharing import Sharing
 from load.replay.fleet import Member
 from load.replay.trace import Ask
@@ -13,6 +14,7 @@ class Booked:
     """What gateways have in flight on one engine."""
 
     __slots__ = (
+        "backlog",
         "coming_requests",
         "coming_tokens",
         "decode_requests",
@@ -20,15 +22,13 @@ class Booked:
         "prefill_requests",
         "prefill_s",
         "prefill_tokens",
-        "since_s",
     )
 
     def __init__(self) -> None:
         self.coming_requests = self.coming_tokens = 0
         self.prefill_requests = self.prefill_tokens = self.decode_requests = self.decode_tokens = 0
         self.prefill_s = 0.0
-        self.since_s = math.inf
-        """When the last prefill ended, or the first of a queue was booked."""
+        self.backlog = Backlog()
 
     def add(self, other: "Booked", times: int = 1) -> None:
         """And what another says; with -1 without it."""
