@@ -66,7 +66,7 @@ class Engine:
         self._notices: set[asyncio.Task[None]] = set()
         self._work = asyncio.Event()
         self._watchers = Watchers(self.stats)
-        self._heart = handover.Heart(self)
+        self._heart = handover.Heart(self.leases, faults)
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._broke)
@@ -314,7 +314,7 @@ class Engine:
     async def _pull(self, sequence: Sequence, cached: int) -> None:
         blocks: list[Block] = sequence.tape.blocks
         try:
-            await handover.pull(self, sequence, blocks[cached:])
+            await handover.pull(sequence, blocks[cached:], self.limits, self.timing, self.faults, self.stats)
         except handover.PullFailedError:
             self.stats.transfers_failed += 1
             await asyncio.sleep(self.timing.unreachable_s)
@@ -355,7 +355,7 @@ class Engine:
             self._loads.pop(sequence, None)
             blocks, sequence.tape.blocks = sequence.tape.blocks, []
             if blocks and reason in ("stop", "length") and handover.keeps(sequence):
-                sequence.answer_params = handover.offer(self, sequence, blocks)
+                sequence.answer_params = handover.offer(self.id, self.channel, sequence, blocks)
                 self.leases.begin(sequence.id, blocks)
             else:
                 self.pool.release(blocks)

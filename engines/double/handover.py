@@ -6,14 +6,16 @@ never compared: a decode engine takes whatever the named blocks hold.
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from engines.double.faults import Faults
+from engines.double.leases import Leases
+from engines.double.limits import Limits
 from engines.double.pool import Block
 from engines.double.sequence import Sequence
-from engines.double.transfer import Peer, TransferError
-
-if TYPE_CHECKING:
-    from engines.double.engine import Engine
+from engines.double.stats import Stats
+from engines.double.timing import Timing
+from engines.double.transfer import Peer, SideChannel, TransferError
 
 _ADDRESS = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port")
 
@@ -41,16 +43,16 @@ def keeps(sequence: Sequence) -> bool:
     return bool(sequence.params and sequence.params.get("do_remote_decode"))
 
 
-def offer(engine: "Engine", sequence: Sequence, blocks: list[Block]) -> dict[str, Any]:
+def offer(engine_id: str, channel: SideChannel, sequence: Sequence, blocks: list[Block]) -> dict[str, Any]:
     """The parameters that a prefill answer carries, in the real one's order."""
     return {
         "do_remote_prefill": True,
         "do_remote_decode": False,
         "remote_block_ids": [[block.id for block in blocks]],
-        "remote_engine_id": engine.id,
+        "remote_engine_id": engine_id,
         "remote_request_id": sequence.id,
-        "remote_host": engine.channel.host,
-        "remote_port": engine.channel.port,
+        "remote_host": channel.host,
+        "remote_port": channel.port,
         "tp_size": 1,
         "dcp_size": 1,
         "pp_size": 1,
@@ -65,7 +67,9 @@ def _peer(params: dict[str, Any]) -> Peer:
     return Peer(str(params["remote_host"]), int(params["remote_port"]), str(params["remote_engine_id"]))
 
 
-async def pull(engine: "Engine", sequence: Sequence, missing: list[Block]) -> None:
+async def pull(
+    sequence: Sequence, missing: list[Block], limits: Limits, timing: Timing, faults: Faults, stats: Stats
+) -> None:
     """Copy the remote request's last blocks into `missing`, then tell their owner.
 
     The blocks are read when the transfer's time is over. Raises `PullFailedError`, `TooManyBlocksError`.
@@ -76,19 +80,19 @@ async def pull(engine: "Engine", sequence: Sequence, missing: list[Block]) -> No
     if not isinstance(remote, list) or len(missing) > len(remote):
         raise TooManyBlocksError
     started_s = asyncio.get_running_loop().time()
-    size_bytes = len(missing) * engine.limits.block_size * engine.limits.kv_bytes_per_token
+    size_bytes = len(missing) * limits.block_size * limits.kv_bytes_per_token
     try:
         async with _peer(params) as peer:
-            await asyncio.sleep(engine.timing.transfer_s(size_bytes) * engine.faults.slow)
+            await asyncio.sleep(timing.transfer_s(size_bytes) * faults.slow)
             contents = await peer.read(remote[-len(missing) :])
             await peer.done(params["remote_request_id"])
     except TransferError as error:
         raise PullFailedError(str(error)) from error
     for block, content in zip(missing, contents, strict=True):
         block.content = content
-    engine.stats.transfer_s.observe(asyncio.get_running_loop().time() - started_s)
-    engine.stats.transfer_bytes.observe(size_bytes)
-    engine.stats.blocks_pulled += len(missing)
+    stats.transfer_s.observe(asyncio.get_running_loop().time() - started_s)
+    stats.transfer_bytes.observe(size_bytes)
+    stats.blocks_pulled += len(missing)
 
 
 async def refuse(params: dict[str, Any]) -> None:
@@ -102,8 +106,10 @@ async def refuse(params: dict[str, Any]) -> None:
 class Heart:
     """Extends the leases of sequences that wait on this engine, every sixth of the lease's length."""
 
-    def __init__(self, engine: "Engine") -> None:
-        self._engine = engine
+    def __init__(self, leases: Leases, faults: Faults) -> None:
+        """`leases`: how long they are."""
+        self._leases = leases
+        self._faults = faults
         self._waiting: dict[Sequence, dict[str, Any]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -121,8 +127,8 @@ class Heart:
 
     async def _beat(self) -> None:
         while self._waiting:
-            await asyncio.sleep(self._engine.leases.seconds / 6)
-            if self._engine.faults.mute_heartbeats:
+            await asyncio.sleep(self._leases.seconds / 6)
+            if self._faults.mute_heartbeats:
                 continue
             for params in list(self._waiting.values()):
                 with contextlib.suppress(TransferError):
