@@ -21,7 +21,7 @@ from gateway.prompt import body as bodies
 from gateway.prompt.apis import RESPONSES, Api
 from gateway.prompt.split import whole
 from gateway.settings import Settings
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import UNKNOWN, Metrics
 from gateway.telemetry.tracing import Span, Tracing, Untraced
 from policies.contract import Request
 from policies.registry import built_in
@@ -88,7 +88,7 @@ class Serving:
         if not (request_id and _REQUEST_ID.fullmatch(request_id)):
             request_id = chance[8:]
         client = Client(call, [(b"x-request-id", request_id)])
-        model = "unknown"
+        model = UNKNOWN
         span: Span = _UNTRACED
         outcome = "cancelled"
         try:

@@ -230,9 +230,10 @@ class Engine:
     @property
     def kv_room(self) -> int:
         """Tokens of KV that fit beside what waits there for nobody; 0 while unknown."""
-        if not (self.leftover and self.kv_tokens):
+        if not self.leftover:
             return self.kv_tokens
-        return max(1, self.kv_tokens - self.leftover.tokens(asyncio.get_running_loop().time()))
+        left = self.leftover.tokens(asyncio.get_running_loop().time())
+        return max(1, self.kv_tokens - left) if self.kv_tokens else 0
 
     def view(self, sight: Sight, role: contract.Role) -> contract.Engine:
         """What a policy sees when it places the request of `sight`."""

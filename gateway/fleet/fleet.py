@@ -161,6 +161,7 @@ class Fleet:
                 await member.gone(engine)
         finally:
             self.leaving.remove(engine)
+        self.links.keep({other.host for other in (*self, *self.leaving)})
         if not any(other.model == engine.model for other in self):
             self._traffic.pop(engine.model, None)
             self._kinds = {alike: kind for alike, kind in self._kinds.items() if alike[0] != engine.model}

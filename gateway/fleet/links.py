@@ -1,7 +1,7 @@
 """What moving KV between two hosts costs: from the fleet file, then fitted from pulls that met no queue."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from gateway.fleet.line import Line
 from gateway.fleet.pace import EVERY_S
@@ -49,6 +49,12 @@ class Links(Mapping[tuple[str, str], Link]):
 
     def __len__(self) -> int:
         return max(1, len(self._links))  # never empty: every pair has a link
+
+    def keep(self, hosts: Collection[str]) -> None:
+        """Forget what was found out between any others: pods have a new host's name each time."""
+        for found in (self._links, self._lines):
+            for pair in [pair for pair in found if not (pair[0] in hosts and pair[1] in hosts)]:
+                del found[pair]
 
     def pulled(self, a: str, b: str, tokens: int, took_s: float) -> None:
         """A decode leg that met no queue had its first byte after `took_s`, with so many tokens to pull."""

@@ -139,7 +139,8 @@ class Index(Protocol):
         ...
 
     def know(self, names: Sequence[str]) -> None:
-        """Names of engines (URLs, and those under which guesses are kept) that other gateways may speak of."""
+        """All names (engines' URLs, and those under which guesses are kept) that other gateways may speak of from now
+        on; what was known before is forgotten."""
         ...
 
     def publish(self, loads: Mapping[str, InFlight]) -> None:

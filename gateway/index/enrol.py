@@ -100,6 +100,7 @@ class Enrolment:
             namespace.prompts.forget(engine.name)
         if not any(other.url == engine.url for other in self._fleet):
             namespace.names.pop(engine.incarnation, None)
+            namespace.tell_names(of_model(model))
             await namespace.ingest.remove(engine.url, forget=True)
         if not any(other.model == model for other in self._fleet) and lookup.namespaces.get(model) is namespace:
             del lookup.namespaces[model]
@@ -131,7 +132,7 @@ class Enrolment:
         namespace.names.pop(engine.incarnation, None)
         engine.started_s = told.started_s
         namespace.names[engine.incarnation] = engine.url
-        namespace.index.know([engine.url, engine.incarnation, of_model(engine.model)])
+        namespace.tell_names(of_model(engine.model))
         engine.kv_tokens = told.kv_tokens
         prompts = namespace.prompts
         namespace.wrong.pop(engine.name, None)

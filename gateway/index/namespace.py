@@ -39,6 +39,10 @@ class Namespace:
             (blind if self.ingest.approximate(engine.url) else exact).append(engine.incarnation)
         return exact, blind
 
+    def tell_names(self, *others: str) -> None:
+        """Tell the index of whom other gateways may speak: these engines, and `others`."""
+        self.index.know([*self.names, *self.names.values(), *others])
+
     async def close(self) -> None:
         await self.ingest.close()
         await self.index.close()

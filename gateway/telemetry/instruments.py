@@ -4,7 +4,7 @@ One event loop writes them and reads them for a scrape, so they need none. What 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry
@@ -51,11 +51,11 @@ class _Family(Collector, Generic[Child]):
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
-    def drop(self, label: str, value: str) -> None:
-        """Forget all children with this value of a label; nothing happens where there is no such label."""
+    def keep(self, label: str, kept: Collection[str]) -> None:
+        """Forget all children with another value of a label; nothing happens where there is no such label."""
         if label in self._labels:
             at = self._labels.index(label)
-            for values in [values for values in self._children if values[at] == value]:
+            for values in [values for values in self._children if values[at] not in kept]:
                 del self._children[values]
 
 

@@ -19,6 +19,8 @@ from gateway.telemetry.instruments import Counters, Histograms
 
 _FAST = (0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+UNKNOWN = "unknown"
+"""The model of a request that names none that an engine serves."""
 _EJECTED = {Phase.CLOSED: 0.0, Phase.TRIED: 0.5, Phase.OPEN: 1.0}
 _DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 
@@ -121,10 +123,15 @@ class Metrics:
         """What it has done still counts."""
 
     async def gone(self, engine: Engine) -> None:
-        """Labels are those of engines that there are."""
-        if engine.name not in self._fleet.engines:
-            for family in self._families:
-                family.drop("engine", engine.name)
+        """Labels are those of engines and models that there are."""
+        self._prune(engine)
+
+    def _prune(self, gone: Engine | None = None) -> None:
+        engines = [engine for engine in (*self._fleet, *self._fleet.leaving) if engine is not gone]
+        models = {UNKNOWN}.union(*({engine.model, *engine.served} for engine in engines))
+        for family in self._families:
+            family.keep("engine", {engine.name for engine in engines})
+            family.keep("model", models)
 
     def show_policies(self, policies: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
         """Show which policies are in use: name, version, use."""
@@ -137,6 +144,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text format that Prometheus scrapes."""
+        self._prune()  # adapters come and go with no engine leaving
         return generate_latest(self.registry)
 
 

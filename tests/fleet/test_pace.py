@@ -134,6 +134,20 @@ def test_links_are_fitted_by_pair_and_either_way_round() -> None:
     assert link.latency_us == pytest.approx(30_000, rel=0.1)
     assert 100_000 * 8e-9 / link.gbps == pytest.approx(2e-5, rel=0.1)
     assert links["a", "a"].gbps > link.gbps
+    links.keep({"b", "c"})
+    assert list(links) == []
+    assert links["a", "b"].gbps == 100.0
+
+
+def test_hosts_that_have_left_leave_no_links_behind() -> None:
+    clock = Clock()
+    links = Links({}, clock)
+    for number in range(1000):
+        clock.now += 1.0
+        links.pulled(f"pod{number}", "d", 1000, 0.05)
+        assert links[f"pod{number}", f"pod{number}"]
+        links.keep({f"pod{number}", "d"})
+    assert len(links) == 2
 
 
 def test_traffic_is_counted_over_half_a_minute_and_objectives_set_a_price() -> None:

@@ -87,10 +87,12 @@ async def test_an_adapter_may_come_and_go_while_its_engine_serves() -> None:
         await until(lambda: all(gateway.app.fleet.engines[name].serves("new") for name in ("p", "d0")), 5)
         told = (await said(http, body("new"))).headers
         assert (told["x-baton-prefill"], told["x-baton-decode"]) == ("p", "d0")
+        assert 'model="new"' in (await http.get("/metrics")).text
         del p.adapters["new"]
         await until(lambda: not gateway.app.fleet.engines["p"].serves("new"), 5)
         assert "x-baton-prefill" not in (await said(http, body("new"))).headers
         del d0.adapters["new"]
         await until(lambda: not gateway.app.fleet.known("new"), 5)
         assert (await http.post(CHAT, json=body("new"))).status_code == 404
+        assert 'model="new"' not in (await http.get("/metrics")).text
         assert all(engine.state == "up" for engine in gateway.app.fleet)

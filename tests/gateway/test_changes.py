@@ -199,10 +199,13 @@ async def test_a_model_that_nobody_serves_any_more_is_let_go() -> None:
     async with doubles(events=True) as (p0, _, d0, _), Double("both", "o", model="other") as other:
         async with Gateway.over(p0, d0, other, reader=DoubleReader()) as gateway:
             await until(lambda: set(gateway.app.lookup.namespaces) == {"m", "other"}, 5)
+            body = {**BODY, "model": "other"}
+            assert (await gateway.http.post("/v1/completions", json=body)).status_code == 200
+            assert 'model="other"' in (await gateway.http.get("/metrics")).text
             gateway.app.fleet.sync(map(wanted, (p0, d0)))
             await until(lambda: not gateway.app.fleet.leaving and set(gateway.app.lookup.namespaces) == {"m"}, 5)
-            answer = await gateway.http.post("/v1/completions", json={**BODY, "model": "other"})
-            assert answer.status_code == 404
+            assert (await gateway.http.post("/v1/completions", json=body)).status_code == 404
+            assert 'model="other"' not in (await gateway.http.get("/metrics")).text
 
 
 async def test_a_request_waits_for_an_engine_that_is_added() -> None:

@@ -135,6 +135,18 @@ async def test_gateways_see_each_others_load_until_it_ends(running: Embedded) ->
     await two.close()
 
 
+async def test_engines_that_are_not_known_any_more_are_not_spoken_of(running: Embedded) -> None:
+    one, two = await connect(running, gateway="one"), await connect(running, gateway="two")
+    load = InFlight(1, 500, 0, 0)
+    for number in range(50):
+        two.know([f"http://p:{number}", f"http://p:{number}#1"])
+    one.publish({"http://p:48": load, "http://p:49": load})
+    await one.match(prompt(1))
+    assert dict((await two.match(prompt(1))).others) == {"http://p:49": load}
+    await one.close()
+    await two.close()
+
+
 async def test_the_load_of_a_dead_gateway_vanishes(running: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = await connect(running, gateway="one"), await connect(running, gateway="two")
     two.know(["http://p:1"])

@@ -122,7 +122,10 @@ class RedisIndex:
         return self._shards[int.from_bytes(hashes[:8], "little") % len(self._shards)]
 
     def know(self, names: Sequence[str]) -> None:
-        """Engines that other gateways may speak of."""
+        self._names.clear()
+        self._speak(names)
+
+    def _speak(self, names: Sequence[str]) -> None:
         for name in names:
             self._names[loads.number(name)] = name
 
@@ -137,11 +140,11 @@ class RedisIndex:
             await shard.forget(holder)
 
     def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
-        self.know(engines)
+        self._speak(engines)
         self._shard(hashes).guess(b"s", hashes, engines, ttl_s)
 
     def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
-        self.know(engines)
+        self._speak(engines)
         self._shard(hashes).guess(b"a", hashes, engines, ttl_s)
 
     def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
