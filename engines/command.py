@@ -13,10 +13,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer import Argument, Option
 
-from engines import layout
+from engines import layout, sheet
 from engines.checks import CannotStart, can_start, to_start
 from engines.console import Board
 from engines.control import Control, NoSupervisor, Refused, ask
@@ -76,13 +75,15 @@ def status(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(engines, indent=2))
         return
-    table = Table("engine", "role", "gpus", "phase", "for", "starts", "url", "what was last wrong")
+    table = sheet.sheet(["engine", "role", "gpus", "phase"], ["for", "starts"])
+    table.add_column("url", no_wrap=True)
     for e in engines:
         gpus = ",".join(map(str, e["gpus"]))
-        table.add_row(
-            e["name"], e["role"], gpus, e["stage"], f"{e['for_s']:.0f} s", str(e["starts"]), e["url"], e["why"]
-        )
-    Console().print(table)
+        table.add_row(e["name"], e["role"], gpus, e["stage"], f"{e['for_s']:.0f} s", str(e["starts"]), e["url"])
+    sheet.show(table, Console())
+    for e in engines:
+        if e["why"]:
+            typer.echo(f"{e['name']}, when it was last wrong: {e['why']}")
 
 
 @app.command()
@@ -166,7 +167,9 @@ def layout_(
     """Print a fleet file: engines laid over GPUs, those of one engine near each other where nvidia-smi tells.
 
     baton engines layout > fleet.toml
+
     baton engines layout --preset spread --host gpu1=10.0.0.1 --host gpu2=10.0.0.2
+
     baton engines layout --host gpu1=10.0.0.1/4P+4D --host gpu2=10.0.0.2/2D-TP4
     """
     try:

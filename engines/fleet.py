@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import tomli_w
@@ -90,7 +90,7 @@ class Engine(_Strict):
     host: str = Field("localhost", description="a name from [hosts]")
     port: int | None = Field(None, gt=0, lt=65536, description="HTTP port of an engine that we start")
     device: Literal["cuda", "cpu"] = "cuda"
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     profile: str = Field("", description="its assumed speed until it is seen: a profile's name, or a .toml file")
     drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
@@ -196,6 +196,7 @@ class Fleet(_Strict):
             if times > 1:
                 raise ValueError(f"engines: {times} engines are named {name!r}: give each its own name")
         bound: dict[tuple[str, int], str] = {}
+        known: dict[str, str] = {}
         for engine in self.engines:
             if not engine.model:
                 raise ValueError(
@@ -215,6 +216,8 @@ class Fleet(_Strict):
                 if other := bound.get((engine.host, port)):
                     raise ValueError(f"{where}: port {port} is taken by {other}: choose another")
                 bound[engine.host, port] = where
+            if (other := known.setdefault(self.url(engine), engine.name)) != engine.name:
+                raise ValueError(f"engines.{engine.name}: {self.url(engine)} is engines.{other} already: give it once")
         for link in self.links:
             for host in (link.a, link.b):
                 if host not in self.hosts:

@@ -28,7 +28,7 @@ BATON = [sys.executable, "-m", "gateway.cli"]
 FleetFile = Annotated[Path | None, Option("--fleet", help="Fleet file (TOML). [default: laid over this machine]")]
 ModelName = Annotated[str | None, Option("--model", help="Model to serve: hub id or folder. [default: a small one]")]
 Host = Annotated[str, Option(help="Address of the gateway.")]
-Port = Annotated[int, Option(help="Port of the gateway.")]
+Port = Annotated[int, Option(min=1, max=65535, help="Port of the gateway.")]
 
 
 def up(

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from typer import Option
 
+from load.bar import bar
 from load.fit.command import fit
 from load.gateways import gateways
 from load.index import index
@@ -56,26 +56,34 @@ def relay(
     if unknown:
         typer.secho(f"baton load relay: no work {', '.join(unknown)}: use {', '.join(WORKS)}", fg="red", err=True)
         raise typer.Exit(2)
-    targets = {**OURS, **dict(given.split("=", 1) for given in peer or ())}
+    peers = dict(given.partition("=")[::2] for given in peer or ())
+    if bad := [name for name, command in peers.items() if not name or not command]:
+        typer.secho(f"baton load relay: --peer {bad[0]!r}: write NAME=COMMAND", fg="red", err=True)
+        raise typer.Exit(2)
+    targets = {**OURS, **peers}
     plan = [(name, target) for _ in range(rounds) for name in work or usual for target in targets]
     runs: dict[tuple[str, str], list[Figures]] = {}
+    stopped = False
     try:
-        with surroundings() as names, Progress(console=Console(stderr=True), transient=True) as progress:
+        with surroundings() as names, bar() as progress:
             task = progress.add_task("measuring", total=len(plan))
             for name, target in plan:
                 progress.update(task, description=f"{target}: {name}")
                 runs.setdefault((name, target), []).append(measure(targets[target], WORKS[name], seconds, names))
                 progress.advance(task)
     except KeyboardInterrupt:
-        typer.echo("stopped; what was measured until then:", err=True)
+        typer.echo("stopped; what was measured until then:" if any(runs.values()) else "stopped", err=True)
+        stopped = True
     except RuntimeError as error:
         typer.secho(f"baton load relay: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
-    medians = {key: _median(figures) for key, figures in runs.items()}
+    medians = {key: _median(figures) for key, figures in runs.items() if figures}
     if as_json:
         typer.echo(json.dumps([{"work": w, "target": t, **dataclasses.asdict(f)} for (w, t), f in medians.items()]))
-    else:
+    elif medians:
         Console().print(_table(medians))
+    if stopped:
+        raise typer.Exit(130)
     if any(figures.bad for figures in medians.values()):
         raise typer.Exit(1)
 

@@ -27,6 +27,7 @@ from engines.layout import free_ports
 from engines.model.profile import UnknownProfile, load
 from engines.surface import PROMPT_TOKENS_BY_SOURCE, total
 from gateway.index.embedded import Embedded
+from load.bar import bar
 from load.chaos.fleet import CannotStart, Child
 from load.client import Measured
 from load.live.asker import WireAsker
@@ -218,9 +219,10 @@ def gateways(
     if unknown := set(sides) - set(SIDES):
         raise typer.BadParameter(f"no side {', '.join(unknown)}: use {', '.join(SIDES)}")
     found: list[Found] = []
+    stopped = False
     try:
         load(profile)
-        with Progress(console=Console(stderr=True), transient=True) as told:
+        with bar() as told:
             for at in range(rounds):
                 wish = Wish(gateways, prefill, decode, workload, seconds, warm_s, profile, policy, seed + at)
                 asks = generate(workload, BLOCK, wish.seed)
@@ -231,11 +233,14 @@ def gateways(
         typer.secho(f"baton load gateways: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; what had ended until then:", err=True)
+        typer.echo("stopped; what had ended until then:" if found else "stopped before any had ended", err=True)
+        stopped = True
     if as_json:
         typer.echo(json.dumps(msgspec.to_builtins(found), indent=1))
-    else:
+    elif found:
         _show(found)
+    if stopped:
+        raise typer.Exit(130)
 
 
 def _show(found: Sequence[Found]) -> None:

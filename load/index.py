@@ -18,6 +18,7 @@ from gateway.index.contract import Lost, Unavailable
 from gateway.index.embedded import Embedded
 from gateway.index.memory import MemoryIndex
 from gateway.index.redis import IndexMisconfigured, RedisIndex
+from load.bar import bar
 from load.bench import Bench, Figures
 from load.lookups import Wrong
 from load.neighbours import neighbours
@@ -88,7 +89,7 @@ def index(
     Figures are the best of several rounds, since other work on the machine only adds to them.
     """
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with bar() as progress:
             figures = measure(redis, pairs, holders, mixed, soak, seed, progress, gateways)
     except ValueError as error:
         typer.secho(f"baton load index: {error}", fg="red", err=True)

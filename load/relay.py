@@ -152,13 +152,17 @@ def pinned(core: int | None) -> Iterator[None]:
 
 
 def measure(command: str, work: Work, seconds: float, names: Mapping[str, str]) -> Figures:
-    """One run of one gateway; `names` are put into its command. Raises `RuntimeError` if it does not answer."""
+    """One run of one gateway; `names` are put into its command. Raises `RuntimeError` if that starts none."""
     theirs, ours = cores()
     ports = free_ports(19100)
     engines = [next(ports) for _ in range(4)]
     port = next(ports)
     urls = dict(zip(("p0", "p1", "d0", "d1"), (f"http://127.0.0.1:{p}" for p in engines), strict=True))
-    argv = shlex.split(command.format(port=port, **urls, **names))
+    try:
+        argv = shlex.split(command.format(port=port, **urls, **names))
+    except (LookupError, ValueError) as error:
+        known = ", ".join(("port", *urls, *names))
+        raise RuntimeError(f"{command!r}: {error!r}: names in braces: {known}") from None
     standin = [sys.executable, "-m", "load.standin", str(work.interval_s), str(work.pause_s), *map(str, engines)]
 
     def load(seconds: float) -> Counts:
@@ -207,4 +211,6 @@ def _answers(gateway: subprocess.Popen[bytes], command: Sequence[str], port: int
         except httpx.HTTPError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"{shlex.join(command)} did not answer within {START_S:g} s")
+    status = gateway.poll()
+    how = f"did not answer within {START_S:g} s" if status is None else f"ended with {status} before it answered"
+    raise RuntimeError(f"{shlex.join(command)} {how}")

@@ -127,9 +127,9 @@ class Smoke:
         try:
             answer = await self._http.get("/v1/models")
             report = (await self._http.get("/readyz?verbose")).json()
-            engines = report.get("engines", ())
+            engines = report.get("engines", ())  # none where we are not on the gateway's machine
             self._urls = {engine["name"]: engine["url"] for engine in engines}
-            self._prefillers = any(engine["role"] == "prefill" and engine["state"] == "up" for engine in engines)
+            self._prefillers = not engines or any(engine["takes"] in ("prefill", "both") for engine in engines)
             return [entry["id"] for entry in answer.raise_for_status().json()["data"]]
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise RequestFailed(
@@ -143,14 +143,7 @@ class Smoke:
         name = measured.headers.get("x-baton-decode", "")
         start = before.get(name)
         if "x-baton-prefill" not in measured.headers:
-            why = (
-                "but had to be: does the gateway let clients choose (policy_header)?"
-                if self._split
-                else ""
-                if self._prefillers
-                else "for no prefill engine is up"
-            )
-            return Result(sample, measured, None, why)
+            return Result(sample, measured, None, self._why_whole(measured))
         if start is None:
             return Result(sample, measured, None)
         deadline = time.monotonic() + SETTLE_S
@@ -160,6 +153,13 @@ class Smoke:
             if pulled is None or (pulled.tokens > 0 and pulled.bytes > 0) or time.monotonic() > deadline:
                 return Result(sample, measured, pulled)
             await asyncio.sleep(0.1)
+
+    def _why_whole(self, measured: Measured) -> str:
+        if self._split:
+            return "but had to be: does the gateway let clients choose (policy_header)?"
+        if not self._prefillers:
+            return "for no prefill engine is up"
+        return "for its prefill failed: the gateway's log says how" if "x-baton-attempts" in measured.headers else ""
 
 
 def smoke(

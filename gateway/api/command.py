@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
+from engines import sheet
 from engines.fleet import Role
 from gateway.api.address import AUTO, url
 
@@ -104,10 +105,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report))
         return
-    table = Table("engine", "role", "takes", "in flight", "from", "url", box=box.SIMPLE_HEAD)
-    for column in table.columns[:-1]:
-        column.no_wrap = True
-    table.columns[-1].overflow = "fold"
+    table = sheet.sheet(["engine", "role", "takes", "in flight", "from", "url"])
     notes = []
     for one in report["engines"]:
         takes = "draining" if one["draining"] else one["takes"] or one["state"]
@@ -116,7 +114,7 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
         if one["why"]:
             notes.append(f"{one['name']} is {one['state']}: {one['why']}")
         notes += [f"{one['name']} gets no {leg}: {why}" for leg, why in one["ejected"].items()]
-    Console().print(table)
+    sheet.show(table, Console())
     for note in notes:
         typer.echo(note)
     for warning in [*report["missing"], *report["warnings"]]:

@@ -153,7 +153,7 @@ class Serving:
     def _model(self, fields: bodies.Fields) -> str:
         """The model that is asked for; the only one there is if none is named. Raises `ApiError`."""
         named = bodies.value(fields, "model")
-        if named is None and "model" not in fields:
+        if named is None:
             models = {engine.model for engine in self._fleet}
             if len(models) == 1:
                 return models.pop()

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from typer import Option
 
+from engines import sheet
+
 app = typer.Typer(help="Look into a gateway's prefix index.", no_args_is_help=True, rich_markup_mode=None)
 
 Gateway = Annotated[str, Option("--gateway", help="URL of a gateway on this machine.")]
@@ -32,13 +34,11 @@ def stats(gateway: Gateway = _DEFAULT, as_json: AsJson = False) -> None:
             f"{model}: {sizes['blocks']:,} blocks of {one['block_size']} tokens in {sizes['nodes']:,} runs, "
             f"{sizes['pairs']:,} resident; prompts are read: {one['prompts']}"
         )
-        table = Table(
-            "engine", "events", "blocks", "orphans", "gaps", "resyncs", "restarts", "lag", box=box.SIMPLE_HEAD
-        )
+        table = sheet.sheet(["engine", "events"], [*_COUNTS, "lag"])
         for source in one["sources"]:
-            counts = [f"{source[name]:,}" for name in ("blocks", "orphans", "gaps", "resyncs", "restarts")]
+            counts = [f"{source[name]:,}" for name in _COUNTS]
             table.add_row(source["engine"], source["state"], *counts, f"{source['lag_s'] * 1e3:.0f} ms")
-        console.print(table)
+        sheet.show(table, console)
         for source in one["sources"]:
             if source["why"]:
                 console.print(source["why"], style="yellow")
@@ -74,13 +74,13 @@ def dump(gateway: Gateway = _DEFAULT) -> None:
 def _ask(gateway: str, count: int) -> dict[str, Any]:
     try:
         answer = httpx.get(f"{gateway}/index", params={"top": count}, timeout=60, trust_env=False)
-        answer.raise_for_status()
         found: dict[str, Any] = answer.json()
-    except httpx.HTTPStatusError as error:
-        message = error.response.json().get("error", {}).get("message", str(error))
-        typer.secho(f"baton index: {gateway}: {message}", fg="red", err=True)
-        raise typer.Exit(1) from None
+        if not answer.is_success and "error" not in found:
+            answer.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         typer.secho(f"baton index: {gateway}: {error}: is a gateway running there?", fg="red", err=True)
         raise typer.Exit(1) from None
+    if not answer.is_success:
+        typer.secho(f"baton index: {gateway}: {found['error']['message']}", fg="red", err=True)
+        raise typer.Exit(1)
     return found

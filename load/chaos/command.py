@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from typer import Option
 
+from load.bar import bar
 from load.chaos.fleet import CannotStart
 from load.chaos.plan import Plan, Scenario, carry_out
 from load.chaos.report import facts, show
@@ -47,12 +48,14 @@ def chaos(
     requests ended with an error. Settings of the gateways can be tried as BATON_NAME in the environment.
     """
     plan = Plan(scenario, seed, requests, rate, every_s, gateways, prefill, decode, gateway_command)
-    console = Console(stderr=True)
+    try:
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"--keep {keep}: {error.strerror}: choose a folder that can be written") from None
     try:
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
-            where = keep or Path(folder)
-            where.mkdir(parents=True, exist_ok=True)
-            report = asyncio.run(_watched(plan, where, console))
+            report = asyncio.run(_watched(plan, keep or Path(folder)))
     except CannotStart as error:
         typer.secho(f"baton chaos: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
@@ -64,7 +67,7 @@ def chaos(
     raise typer.Exit(130 if report.stopped else 0 if good else 1)
 
 
-async def _watched(plan: Plan, folder: Path, console: Console) -> Report:
+async def _watched(plan: Plan, folder: Path) -> Report:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     columns = (
@@ -74,11 +77,11 @@ async def _watched(plan: Plan, folder: Path, console: Console) -> Report:
         TimeRemainingColumn(),
         TextColumn("{task.fields[bad]}"),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("starting the fleet", total=plan.requests, bad="")
+    with bar(*columns) as progress:
+        task = progress.add_task("starting the fleet", total=plan.requests, bad="")
 
         def shown(tally: Tally, what: str) -> None:
             bad = f"{tally.failed} failed" if tally.failed else ""
-            progress.update(bar, completed=tally.requests, description=what, bad=bad)
+            progress.update(task, completed=tally.requests, description=what, bad=bad)
 
         return await carry_out(plan, folder, shown, stop)

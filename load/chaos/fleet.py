@@ -90,18 +90,21 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def start(self, *more: str) -> None:
-        """Start it; `ready_within` waits for it."""
+        """Start it; `ready_within` waits for it. Raises `CannotStart`."""
         self.starts += 1
         self.started_s = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.argv, *more],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is ours to act upon
-                preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
-            )
+            try:
+                self.process = subprocess.Popen(
+                    [*self.argv, *more],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is ours to act upon
+                    preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
+                )
+            except OSError as error:
+                raise CannotStart(f"{self.name}: {self.argv[0]}: {error.strerror}: correct its command") from None
 
     def send(self, what: signal.Signals) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -150,11 +153,11 @@ class Fleet:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """`command` starts another gateway than ours, with {port} {redis} {p0} {p1} .. {d0} ..; one that asks no
-        engine for anything it cannot do itself is all that is wanted."""
+        engine for anything it cannot do itself is all that is wanted. Raises `CannotStart` if it is no command."""
         self.folder = folder
         self.seed = seed
         self.store = Embedded()
-        ports = free_ports(19200 + os.getpid() % 1000 * 20)
+        ports = free_ports(19200 + os.getpid() % 600 * 20)  # below those that a socket gets which asks for any
         self.engines: dict[str, Child] = {}
         self.urls: dict[str, str] = {}
         for role, count in (("prefill", prefill), ("decode", decode)):
@@ -184,7 +187,11 @@ class Fleet:
     def _gateway(self, name: str, port: int, command: str) -> Child:
         ours = f"{sys.executable} -m gateway.cli serve --config {self.folder}/fleet.toml --port {{port}}"
         ours += " --redis {redis} --log-level warning"
-        argv = shlex.split((command or ours).format(port=port, redis=self.store.url, **self.urls))
+        try:
+            argv = shlex.split((command or ours).format(port=port, redis=self.store.url, **self.urls))
+        except (LookupError, ValueError) as error:
+            known = ", ".join(("port", "redis", *self.urls))
+            raise CannotStart(f"{command!r}: {error!r}: names in braces: {known}") from None
         ready = f"http://127.0.0.1:{port}/{'health' if command else 'readyz'}"
         return Child(name, argv, ready, self.folder / f"{name}.log")
 

@@ -10,17 +10,17 @@ from typing import Annotated
 import typer
 from msgspec.structs import asdict, replace
 from rich.console import Console
-from rich.progress import Progress
 from typer import Option
 
 from engines.model.profile import Profile, UnknownProfile, load
+from load.bar import bar
 from load.fit import report
 from load.fit.coefficients import Values, profiles, speeds, start
 from load.fit.doubts import doubts
 from load.fit.kinds import Kind, held_out, kinds
 from load.fit.search import Search
 from load.fit.table import BadTable, Row, read
-from load.live.command import Asked, fit_live, needs, reported, show_solved, show_verdict, toml
+from load.live.command import Asked, fit_live, has_folders, needs, reported, show_solved, show_verdict, toml
 from load.live.picture import draw
 
 _NETWORKS = 0.15
@@ -116,6 +116,7 @@ def _live(
 ) -> None:
     """The same from engines that run."""
     needs("fit", "numpy", *(["matplotlib"] if picture else []))
+    has_folders("fit", picture)
     if out is not None and out.suffix != ".toml":
         typer.secho(f"baton load fit: --out {out}: with --url give a file that ends in .toml", fg="red", err=True)
         raise typer.Exit(2)
@@ -155,7 +156,7 @@ def _search(
         rows = [row for row, kind in runs.items() if kind is Kind.SLOW]
         plans = [(engines, plans[0][1], 1 - _NETWORKS), (rows, [f"{name}.gbps" for name in slow], _NETWORKS)]
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with bar() as progress:
             task = progress.add_task("looking", total=tries or seconds)
             done = 0.0
             for rows, names, share in plans:

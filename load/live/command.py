@@ -15,11 +15,11 @@ import typer
 from msgspec.structs import asdict, fields, replace
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from typer import Option
 
 from engines.model.profile import Profile, UnknownProfile, load
+from load.bar import bar as progress_bar
 from load.client import RequestFailed
 from load.live.asker import WireAsker
 from load.live.check import JUDGED, WITHIN, Verdict, busy, compare, traffic, usual
@@ -123,7 +123,7 @@ async def _check(http: httpx.AsyncClient, target: Target, profile: Profile, aske
 @contextlib.contextmanager
 def bar(name: str, total: float) -> Any:
     """A progress bar; yields what tells it how much is done, and what is."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(name, total=total)
 
         def told(done: float, what: str) -> None:
@@ -140,6 +140,14 @@ def needs(command: str, *modules: str) -> None:
                 f"baton load {command}: {module} is missing: pip install 'baton-gateway[load]'", fg="red", err=True
             )
             raise typer.Exit(1)
+
+
+def has_folders(command: str, *files: Path | None) -> None:
+    """Exit if one of these cannot be written in the end."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            typer.secho(f"baton load {command}: {file}: there is no folder {file.parent}", fg="red", err=True)
+            raise typer.Exit(2)
 
 
 def reported(command: str, work: Callable[[], Any]) -> Any:
@@ -225,6 +233,7 @@ def check(
     20 %, or a request failed.
     """
     needs("check", "numpy", *(["matplotlib"] if picture else []))
+    has_folders("check", picture)
     asked = Asked(url, model, api_key, workload, busy, policy, seed)
 
     async def work(known: Profile) -> Verdict:

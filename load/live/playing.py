@@ -14,7 +14,7 @@ from rich.table import Table
 from typer import Option
 
 from load.live.asker import WireAsker
-from load.live.command import TIMEOUT_S, bar, client, needs, reported
+from load.live.command import TIMEOUT_S, bar, client, has_folders, needs, reported
 from load.live.figures import Counted, Figures, figures
 from load.live.play import Player
 from load.live.prompts import Form, Ids, Prompts, Words
@@ -97,6 +97,7 @@ def play(
     those of `baton replay`, measured. Exits with 1 if a request failed.
     """
     needs("play", "numpy", *(["tokenizers"] if tokenizer else []))
+    has_folders("play", out)
 
     def run() -> tuple[Figures, list[str]]:
         if (trace is None) == (workload is None):

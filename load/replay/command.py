@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from typer import Option
 
 from engines.fleet import FleetError
 from engines.model.profile import Profile, UnknownProfile
 from engines.model.profile import load as load_profile
+from load.bar import bar
 from load.replay import report
 from load.replay.fleet import BadFleet, fleets
 from load.replay.ideal import ideal
@@ -124,7 +124,7 @@ def replay(
     found: dict[Key, Outcome] = {}
     limits: dict[tuple[str, str], Limit] = {}
     stopped = False
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with bar() as progress:
         task = progress.add_task("", total=len(asks))
 
         def once(key: Key) -> Outcome | None:
@@ -172,7 +172,9 @@ def replay(
         report.show_limits(limits, bears, slo, speeds[0], console)
         figures = report.limits_json(limits, bears, slo, speeds[0])
     else:
-        ideals = {name: ideal(asks, block_tokens, len(one.members) * size) for name, (one, size) in setups.items()}
+        most = max((one.requests for one in found.values()), default=0)
+        played = asks[:most] if stopped else asks
+        ideals = {name: ideal(played, block_tokens, len(one.members) * size) for name, (one, size) in setups.items()}
         report.show(found, ideals, slo, console)
         figures = report.as_json(found, ideals, slo)
         if picture is not None and found:

@@ -4,11 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
+from engines import sheet
 from load.replay.ideal import Ideal
 from load.replay.outcome import Outcome
 from load.replay.saturate import LEAST_S, Limit
@@ -71,33 +69,24 @@ def cheapest(limits: Mapping[tuple[str, str], Limit], wanted: float) -> tuple[st
     return min(able, key=lambda key: (limits[key].gpus, -limits[key].speed), default=None)
 
 
-def _sheet(title: str, first: Iterable[str], heads: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for head in first:
-        table.add_column(head, no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
-
-
 def show(found: Mapping[Key, Outcome], ideals: Mapping[str, Ideal], slo: Slo, console: Console) -> None:
     """How long requests took, then how well the fleet was used."""
     named = labels(found)
     latencies = ("TTFT", "p50", "p90", "p99", "TPOT", "p99", "ITL", "p99", "E2E", "p99")
-    times = _sheet("Times: means and percentiles, ms", ["policy"], latencies)
+    times = sheet.sheet(["policy"], latencies, "Times: means and percentiles, ms")
     for key, one in found.items():
         t, p, i, e = one.ttft_ms, one.tpot_ms, one.itl_ms, one.e2e_ms
         steps = (f"{value:.1f}" for value in (p.mean, p.p99, i.mean, i.p99))
         times.add_row(named[key], *map(_short, (t.mean, t.p50, t.p90, t.p99)), *steps, *map(_short, (e.mean, e.p99)))
-    _print(times, console)
+    sheet.show(times, console)
     title = f"Use: SLO is TTFT <= {slo.ttft_s:g} s and TPOT <= {1e3 * slo.tpot_s:g} ms; goodput: requests/s within it"
     heads = ("requests", "SLO", "goodput", "hit", "local", "TB moved", "balance", "refused")
-    use = _sheet(title, ["policy"], heads)
+    use = sheet.sheet(["policy"], heads, title)
     for key, one in found.items():
         shares = (f"{one.hit_rate:.1%}", f"{one.local_share:.0%}", f"{one.transferred_tb:.2f}", f"{one.balance:.2f}")
         whole = (str(one.requests), f"{one.slo_met:.1%}", f"{one.goodput_rps:.2f}")
         use.add_row(named[key], *whole, *shares, str(one.refused))
-    _print(use, console)
+    sheet.show(use, console)
     sizes: dict[Ideal, list[str]] = {}
     for fleet, bound in ideals.items():
         sizes.setdefault(bound, []).append(fleet)
@@ -107,12 +96,6 @@ def show(found: Mapping[Key, Outcome], ideals: Mapping[str, Ideal], slo: Slo, co
             f"{bound.oracle:.1%} with one of the fleet's size that knows the future, {bound.lru:.1%} if it were LRU",
             highlight=False,
         )
-
-
-def _print(table: Table, console: Console) -> None:
-    """Whole, even where the terminal is narrower: a number that is cut says nothing."""
-    needed = Measurement.get(console, console.options.update(width=1000), table).maximum
-    Console(file=console.file, width=max(needed, console.width)).print(table)
 
 
 def _short(milliseconds: float) -> str:
@@ -130,7 +113,7 @@ def show_limits(
         f"TPOT <= {1e3 * slo.tpot_s:g} ms)"
     )
     heads = ("GPUs", "speed", "req/s", "a GPU", "TTFT", "ITL p99", "hit")
-    table = _sheet(title, ["fleet", "policy"], heads)
+    table = sheet.sheet(["fleet", "policy"], heads, title)
     for (name, fleet), one in sorted(limits.items(), key=lambda item: -item[1].per_gpu):
         if one.outcome is None:
             table.add_row(fleet, name, str(one.gpus), "none")
@@ -146,7 +129,7 @@ def show_limits(
             f"{one.outcome.itl_ms.p99:.0f}",
             f"{one.outcome.hit_rate:.1%}",
         )
-    _print(table, console)
+    sheet.show(table, console)
     if any(one.more for one in limits.values()):
         console.print(f"> : more cannot be told from this traffic, which would all arrive within {LEAST_S:g} s")
     if (best := cheapest(limits, wanted)) is not None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Annotated
 
 import msgspec
 
@@ -13,20 +14,24 @@ class BadWorkload(ValueError):
     """The text names no workload; the message lists those there are."""
 
 
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e9)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What every workload can be told."""
 
-    rate: float = 4.0
+    rate: Positive = 4.0
     """New conversations a second, on average."""
-    minutes: float = 10.0
-    prompt: int = 2000
+    minutes: Positive = 10.0
+    prompt: AtLeastOne = 2000
     """Tokens of a first prompt, on average."""
-    answer: int = 250
-    shared: int = 1000
+    answer: AtLeastOne = 250
+    shared: Annotated[int, msgspec.Meta(ge=0)] = 1000
     """Tokens that conversations of one group begin with."""
-    groups: int = 8
-    turns: int = 6
-    think: float = 10.0
+    groups: AtLeastOne = 8
+    turns: AtLeastOne = 6
+    think: Positive = 10.0
     """Seconds between the end of an answer and the next turn, on average."""
 
 

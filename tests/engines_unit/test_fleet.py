@@ -46,6 +46,13 @@ BAD = {
     "neither url nor port": ("port = 8101", "", "engines.p0", "not both"),
     "url without a scheme": ('"http://10.0.0.1:8102"', '"10.0.0.1:8102"', "engines.d0.url", "give http://host:port"),
     "url with a path": (":8102", ":8102/v1", "engines.d0.url", "remove the path '/v1'"),
+    "url twice": (
+        "port = 8101\nnixl_port = 8201",
+        'url = "http://10.0.0.1:8102/"',
+        "engines.d0",
+        "engines.p0 already",
+    ),
+    "GPU below 0": ("port = 8101", "port = 8101\ngpus = [-1]", "engines.p0.gpus.0", "greater than or equal to 0"),
     "name twice": ('"d0"', '"p0"', "engines", "give each its own name"),
     "unknown host": ("port = 8101", 'port = 8101\nhost = "h2"', "engines.p0.host", "add [hosts.h2]"),
     "port too high": ("port = 8101", "port = 81010", "engines.p0.port", "65536"),

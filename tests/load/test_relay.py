@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import build
@@ -26,6 +27,32 @@ def test_unknown_work_is_named() -> None:
     result = CliRunner().invoke(build("load"), ["load", "relay", "--work", "nothing"])
     assert result.exit_code == 2
     assert "request-2k" in result.output
+
+
+@pytest.mark.parametrize(
+    ("peer", "status", "said"),
+    [
+        ("other", 2, "write NAME=COMMAND"),
+        ("other=serve {nowhere}", 1, "names in braces: port, p0"),
+        ("other=/nowhere/gateway", 1, "/nowhere/gateway ended with 127 before it answered"),
+    ],
+)
+def test_a_peer_that_cannot_be_started_is_named(
+    monkeypatch: pytest.MonkeyPatch, peer: str, status: int, said: str
+) -> None:
+    monkeypatch.setattr("load.commands.OURS", {})
+    arguments = ["load", "relay", "--peer", peer, "--work", "request-2k", "--rounds", "1"]
+    result = CliRunner().invoke(build("load"), arguments)
+    assert (result.exit_code, result.stdout) == (status, "") and said in result.stderr, result.output
+
+
+def test_ctrl_c_before_anything_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("load.commands.measure", interrupted)
+    result = CliRunner().invoke(build("load"), ["load", "relay"])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
 
 
 async def check(chunks: list[bytes]) -> Counts:

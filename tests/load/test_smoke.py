@@ -59,3 +59,16 @@ async def test_what_is_in_the_way_is_named() -> None:
             assert status == 1 and "policy_header" in wrong
         status, _, wrong = await smoke(gateway.url)
         assert status == 1 and "is a gateway there?" in wrong
+
+
+async def test_a_prefill_that_failed_is_no_choice_of_a_policy() -> None:
+    async with Double("prefill", "p0") as p, Double("decode", "d0") as d, Gateway.over(p, d) as gateway:
+        p.faults.drop_params = True
+        status, _, wrong = await smoke(gateway.url)
+        assert status == 1 and "its prefill failed" in wrong
+
+
+async def test_engines_that_do_both_have_nothing_to_split() -> None:
+    async with Double("both", "b0") as b, Gateway.over(b) as gateway:
+        status, _, wrong = await smoke(gateway.url)
+        assert not status, wrong

@@ -81,6 +81,11 @@ def test_the_cheapest_fleet_that_bears_a_load_is_found(tmp_path: Path) -> None:
         ([], "--trace FILE or --workload"),
         ([*TRAFFIC, "--trace", "x"], "one of them"),
         (["--trace", "/nowhere/x.jsonl"], "No such file"),
+        (["--workload", "chat:rate=0"], "$.rate"),
+        (["--workload", "chat:rate=1,minutes=-1"], "$.minutes"),
+        (["--workload", "burst:rate=nan"], "$.rate"),
+        (["--workload", "chat:minutes=inf"], "$.minutes"),
+        (["--workload", "chat:turns=0"], "$.turns"),
         ([*TRAFFIC, "--fleet", "4X"], "4X"),
         ([*TRAFFIC, "--fleet", ","], "names no fleet"),
         ([*TRAFFIC, "--fleet", "1PD"], "names no fleet"),
@@ -119,4 +124,6 @@ def test_ctrl_c_shows_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 130
     assert list(json.loads(result.stdout)["policies"]) == ["joint"]
     assert json.loads(result.stdout)["policies"]["joint"]["requests"] == 40
+    first = json.loads(replay(*TRAFFIC, "--requests", "40", "--policy", "joint", "--json", "-").stdout)
+    assert json.loads(result.stdout)["ideal_hit_rate"] == first["ideal_hit_rate"], "bounds are of what was replayed"
     assert "stopped" in result.stderr
