@@ -4,7 +4,7 @@ the others.
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
     remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)                                       least over p and d
-    local  = q_d + w_d * price_d + B_d + n_d * (harm * stall_d + 0.1 * w_d / max(0.1, 1 - full_d))  least over d
+    local  = q_d + w_d * price_d + B_d + n_d * (harm * stall_d + 0.1 * w_d * odds_d ** 2)            least over d
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
@@ -13,21 +13,23 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
               what a second of this work costs those who come after
     stall_d = w_d * min(1, w_d / (6 decode steps)): what a local prefill takes from each of the n_d requests that d
               decodes now; a short pause hurts nobody
-    full_d  = share of d's KV memory that they hold: where it is full, decoding longer keeps others out
+    odds_d  = full / max(0.1, 1 - full), full being the share of d's KV memory that they hold: where there is room,
+              decoding longer keeps nobody out
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
               + harm * seconds of stall that each decode on d had lately, a second * answer * step_d
-    wait_d  = 20 * what does not fit into d's KV memory / that memory; such an engine prefills nothing itself
+    wait_d  = 2048 decode steps * what does not fit into d's KV memory / that memory; such an engine prefills nothing
+              itself
 
 answer: 256 tokens, or the client's limit if that is less. Where every engine does both: the local sum, without harm.
 
 `harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;
-each placement that brings more raises it, one that brings less lowers it, within [0.05, 1.5]. So pauses are spent
+each placement that brings more raises it, one that brings less lowers it, within [0.05, 2]. So pauses are spent
 where there are some to spare, without an objective in milliseconds; and as it is paid by decodes too that go where
 stalls are, they gather on few engines if that spares the others.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
-Defaults: as above (`joint`); harm at most 0.25 (`joint_throughput`: least TTFT, longer pauses); 0.2 % and at most 3
-(`joint_latency`); each times the fleet's `itl_price`.
+Defaults: as above (`joint`); harm 0.05, and 0.02 for 0.1 in `local` (`joint_throughput`: least TTFT, longer pauses);
+0.2 % and harm at most 3 (`joint_latency`); harm is each time multiplied by the fleet's `itl_price`.
 Where the chosen engines make a request wait longer than its objective (2 s where it has none), or have no room for it,
 the placement says so (`saturated`): to hold or to refuse it is admission's.
 Flaws: trusts the fitted speeds; places one request at a time and never moves it; cannot make room where all is full.
@@ -40,13 +42,11 @@ from policies.stalls import Stalls
 
 CREDIT, CAP = 3.0, 20.0
 STEPS, ANSWER = 0.1, 256
-FULL_S = 20.0
+FULL = 2048
+"""Decode steps that a request waits for room where none of what it needs is free."""
 
-PRESSED = 0.2
-"""To which late starts may lower `harm`: below it local prefills slow each other."""
-
-SESSION_S = 0.005
-"""What it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
+SESSION = 0.5
+"""Decode steps that it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
 
 RELOAD_GBPS = 160.0
 """At which blocks come back from host memory or disk."""
@@ -84,8 +84,10 @@ def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
 class Joint:
     """Both engines in one minimum."""
 
-    least, most = 0.05, 1.5
+    least, most = 0.05, 2.0
     """Between which `harm` moves."""
+    slowed = STEPS
+    """What a second costs by which a local prefill delays a decode, where half of the memory is held."""
     share = 0.01
     """Of tokens that may come after a stall."""
 
@@ -100,8 +102,7 @@ class Joint:
         prefillers = fleet.prefillers
         collocated = fleet.collocated
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
-        paused = self.stalls.price
-        harm = 0.0 if collocated else max(paused * fleet.itl_price, min(paused, PRESSED))
+        harm = 0.0 if collocated else self.stalls.price * fleet.itl_price
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
 
@@ -140,8 +141,8 @@ class Joint:
             local = waits + work * price * engine.cost + decoding
             if harm and busy:
                 held = (engine.decode_tokens - engine.coming_tokens) / engine.kv_tokens if engine.kv_tokens else 0.0
-                slower = STEPS * work / max(0.1, 1.0 - held)
-                local += busy * (harm * self.stalls.stalled_s(engine, work) + slower)
+                odds = held / max(0.1, 1.0 - held)
+                local += busy * (harm * self.stalls.stalled_s(engine, work) + self.slowed * work * odds * odds)
             if full:
                 filled.add(engine.name)
                 if nearest and not request.whole:
@@ -193,10 +194,10 @@ class Joint:
         if itl_slo_s is not None and step > itl_slo_s:
             cost += MISSED * (step - itl_slo_s)
         if engine.session:
-            cost -= SESSION_S
+            cost -= SESSION * step
         over = held - engine.coming_tokens + prompt + answer - engine.kv_tokens
         if engine.kv_tokens and over > 0:
-            return cost + FULL_S * over / engine.kv_tokens, step, True
+            return cost + FULL * step * over / engine.kv_tokens, step, True
         return cost, step, False
 
     def _among_equals(self, name: str, decode: str, by_host: dict[str, list[tuple[float, str]]]) -> str:
@@ -219,4 +220,5 @@ class JointLatency(Joint):
 class JointThroughput(Joint):
     """`joint` for the least TTFT, at the price of longer pauses."""
 
-    most = 0.25
+    least, most = 0.05, 0.05
+    slowed = 0.02

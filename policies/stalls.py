@@ -17,8 +17,8 @@ LONG = 6.0
 GAIN, MOST = 0.02, 10.0
 """How fast the price moves, and what one placement counts for at most, in what it may bring."""
 
-MEMORY_S = 20.0
-"""Where stalls were lately is where they will be: over so many seconds."""
+MEMORY = 2048
+"""Where stalls were lately is where they will be: over so many decode steps."""
 
 
 class Stalls:
@@ -27,7 +27,7 @@ class Stalls:
     def __init__(self, share: float, least: float, most: float) -> None:
         self.share, self.least, self.most = share, least, most
         self.price = min(1.0, most)
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._seen: dict[str, tuple[float, float, float]] = {}
 
     def stalled_s(self, engine: Engine, work_s: float) -> float:
         """Seconds that a prefill of `work_s` seems to take from each decode beside it."""
@@ -38,8 +38,8 @@ class Stalls:
         """Seconds that a decode there was stalled, a second."""
         if engine not in self._seen:
             return 0.0
-        stalled_s, at_s = self._seen[engine]
-        return stalled_s * math.exp(min(0.0, at_s - now_s) / MEMORY_S) / MEMORY_S
+        rate, at_s, memory_s = self._seen[engine]
+        return rate * math.exp(min(0.0, at_s - now_s) / memory_s)
 
     def placed(self, engine: Engine | None, prompt: int, work_s: float, answer: float, now_s: float) -> None:
         """After a placement: `engine` prefills beside its decodes (None: nothing stalls); each request gets `answer`
@@ -50,10 +50,13 @@ class Stalls:
             busy, step_s = _running(engine)
             if work_s > step_s:
                 stalled = busy * (1.0 + (prompt - engine.cached_tokens) // CHUNK)
-            before = self.rate(engine.name, now_s) * MEMORY_S
+            memory_s = MEMORY * step_s
+            rate = self.rate(engine.name, now_s)
             if len(self._seen) > 4096:  # engines come and go
                 self._seen.clear()
-            self._seen[engine.name] = before + self.stalled_s(engine, work_s), now_s
+            if memory_s > 0:
+                rate += self.stalled_s(engine, work_s) / memory_s
+                self._seen[engine.name] = rate, now_s, memory_s
         allowed = self.share * max(answer, 20.0)
         price = self.price * math.exp(GAIN * (min(stalled / allowed, MOST) - 1.0))
         self.price = min(max(price, self.least), self.most)

@@ -1,5 +1,6 @@
 """The first policies: valid on every fleet, fair, and true to their names."""
 
+import random
 from collections import Counter
 from functools import cache
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.contract import Engine, Fleet, Nonsense, Placement, Policy, Request, check
+from policies.contract import ASSUMED, Engine, Fleet, Nonsense, Placement, Policy, Request, Speed, check
 from policies.least_loaded import LeastLoaded
 from policies.registry import UnknownPolicy, create, names
 from policies.round_robin import RoundRobin
@@ -169,3 +170,38 @@ def test_a_local_prefill_costs_more_where_decodes_hold_all_memory() -> None:
 
     assert local(100_000)
     assert not local(950_000)
+
+
+def test_joint_decides_alike_where_all_is_four_times_slower() -> None:
+    """No second in its formula but those of the fleet."""
+
+    def told(times: float, at: int) -> Fleet:
+        pick = random.Random(at)
+        kind = ASSUMED
+        slower = {name: getattr(kind, name) * times for name in kind.__struct_fields__ if name != "mix"}
+
+        def engine(index: int) -> Engine:
+            return Engine(
+                name=f"e{index}",
+                role="prefill" if index < 3 else "decode",
+                prefill_requests=1,
+                prefill_s=pick.choice([0.0, 0.1, 1.0]) * pick.random() * times,
+                decode_requests=pick.randrange(60),
+                decode_tokens=pick.randrange(600_000),
+                cached_tokens=pick.choice([0, 0, 4000, 9000]),
+                session=pick.random() < 0.2,
+                kv_tokens=500_000,
+                speed=Speed(mix=kind.mix, **slower),
+            )
+
+        engines = tuple(engine(index) for index in range(6))
+        return Fleet(engines=engines, now_s=0.25 * at * times, arrivals_per_s=8 / times, prefill_load=0.5)
+
+    quick, slow = create("joint", 1), create("joint", 1)
+    chosen: Counter[bool] = Counter()
+    for at in range(300):
+        request = Request(model="m", prompt_tokens=random.Random(at).choice([500, 2000, 10_000, 40_000]))
+        a, b = quick.place(request, told(1.0, at)), slow.place(request, told(4.0, at))
+        assert (a.decode, a.prefill) == (b.decode, b.prefill)
+        chosen[a.prefill is None] += 1
+    assert min(chosen.values()) > 30

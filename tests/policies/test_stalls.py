@@ -5,7 +5,7 @@ import math
 import pytest
 
 from policies.contract import Engine
-from policies.stalls import MEMORY_S, Stalls
+from policies.stalls import MEMORY, Stalls
 
 
 def engine(name: str = "d0", busy: int = 20) -> Engine:
@@ -40,10 +40,11 @@ def test_short_pauses_count_for_less_than_they_take_and_long_ones_for_all() -> N
     assert stalls.stalled_s(engine(), 1.0) == 1.0
 
 
-def test_where_stalls_were_is_remembered_for_a_while() -> None:
-    stalls = Stalls(0.01, 0.05, 1.5)
-    stalls.placed(engine("d1"), 9000, 0.5, 300, 100.0)
-    soon, later = stalls.rate("d1", 100.0), stalls.rate("d1", 100.0 + MEMORY_S)
-    assert soon == pytest.approx(0.5 / MEMORY_S)
+def test_where_stalls_were_is_remembered_for_so_many_decode_steps() -> None:
+    stalls, busy = Stalls(0.01, 0.05, 1.5), engine("d1")
+    memory_s = MEMORY * busy.speed.decode_s(20, 20_000)
+    stalls.placed(busy, 9000, 0.5, 300, 100.0)
+    soon, later = stalls.rate("d1", 100.0), stalls.rate("d1", 100.0 + memory_s)
+    assert soon == pytest.approx(0.5 / memory_s)
     assert later == pytest.approx(soon / math.e)
     assert stalls.rate("d0", 100.0) == 0.0
