@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from gateway.app import App
 from gateway.front.connection import Connection
 from gateway.front.turnstile import Turnstile
+from gateway.hangup import Hangup
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+            Hangup(self._reload).listen(asyncio.get_running_loop())
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._captured_signals.append(sig)

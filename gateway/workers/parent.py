@@ -17,6 +17,7 @@ from engines.fleet import FleetError
 from gateway.admission.keys import Keys
 from gateway.api.address import bind
 from gateway.api.siblings import Siblings
+from gateway.hangup import Hangup
 from gateway.index.embedded import Embedded
 from gateway.launch import Launch
 from gateway.routing.router import Router
@@ -86,7 +87,7 @@ class _Crew:
         loop = asyncio.get_running_loop()
         for ending in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(ending, self._stop, ending)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        Hangup(self._reload).listen(loop)
         count = self._settings.workers
         where = f"http://{self._settings.host}:{self._shared.getsockname()[1]}"
         log.info("%d workers on %s", count, where)
