@@ -83,7 +83,10 @@ async def _under_signals(session: Session) -> int:
         else:
             session.supervisor.kill()
 
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+
     def told(*_: object) -> None:
+        _leave_those_gone(terminals)
         with suppress(RuntimeError):  # the loop has ended, we are about to
             loop.call_soon_threadsafe(ask)
 
@@ -104,6 +107,15 @@ async def _under_signals(session: Session) -> int:
         await session.supervisor.stop()
         for name in ENDING:
             signal.signal(name, signal.SIG_IGN)  # all has ended: a late one must not change our exit status
+
+
+def _leave_those_gone(terminals: list[int]) -> None:
+    """Writing to a terminal that was closed fails, whoever does it, and would keep us from ending in order."""
+    for fd in terminals:
+        if not os.isatty(fd):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, fd)
+            os.close(nowhere)
 
 
 def _is_ward() -> bool:

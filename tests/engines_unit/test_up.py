@@ -143,6 +143,25 @@ def test_asked_twice(up: Up, stage: Stage) -> None:
     assert up.ends(within_s=8.0) == ENDED[stage]
 
 
+class Shown(Up):
+    """In a terminal, which goes when `process` does."""
+
+    through = (sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])")
+
+
+def test_terminal_closed(tmp_path: Path) -> None:
+    """While its table moves there."""
+    up = Shown(tmp_path)
+    try:
+        up.shows("loading weights")
+        up.look()
+        assert len(up.seen) >= 2 + 2 * 4
+        up.process.kill()
+        assert up.ends() == -signal.SIGKILL
+    finally:
+        up.clear()
+
+
 def test_ended_at_once(up: Up) -> None:
     """Killed as soon as it has a first process below it."""
     until(lambda: descendants(up.process.pid), START_S)
