@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from engines.layout import free_ports
 from engines.process import GUARD
 from engines.tiny_model import make_tiny_model
 from gateway.index.embedded import Embedded
+from gateway.prompt import same
 from load.blaster import KEY, Counts, Texts, blast
 from load.standin import EVENTS
 
@@ -38,6 +39,8 @@ Policies that give every request both legs: `joint` would spare stand-ins, which
 """
 
 START_S = 60.0
+SERVED = 5
+"""Requests answered a tenth of a second apart, before a gateway counts as started."""
 
 _SCHEDULER = 2
 """Of a process id: the clock of all its threads' CPU time, those that ended among them (CPUCLOCK_SCHED of Linux)."""
@@ -98,9 +101,9 @@ def tree(guard: int) -> list[int]:
     return descendants(guard)[1:]
 
 
-def cpu_s(guard: int) -> float:
-    """CPU seconds that a guarded process tree has used, threads that ended included."""
-    return sum(time.clock_gettime((~process << 3) | _SCHEDULER) for process in tree(guard))
+def cpu_s(guard: int) -> dict[int, float]:
+    """CPU seconds that each process of a guarded tree has used, threads that ended included."""
+    return {process: time.clock_gettime((~process << 3) | _SCHEDULER) for process in tree(guard)}
 
 
 def rss_mb(guard: int) -> float:
@@ -178,7 +181,8 @@ def measure(command: str, work: Work, seconds: float, names: Mapping[str, str]) 
         start = time.perf_counter()
         counts = load(seconds)
         took = time.perf_counter() - start
-        used, memory = cpu_s(gateway.pid) - before, rss_mb(gateway.pid)
+        used = sum(after - before.get(process, 0.0) for process, after in cpu_s(gateway.pid).items())
+        memory = rss_mb(gateway.pid)
     units = counts.completed * (EVENTS if work.stream else 1) + counts.aborted * work.abort
     return Figures(
         cpu_us=used * 1e6 / units if units else 0.0,
@@ -198,19 +202,28 @@ def _quantile(times_s: list[float], percent: int) -> float:
     return statistics.quantiles(times_s, n=100)[percent - 1] * 1e3 if len(times_s) > 1 else 0.0
 
 
+def _compares(process: int) -> bool:
+    with suppress(OSError):
+        return same.__name__.encode() in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
+
+
 def _answers(gateway: subprocess.Popen[bytes], command: Sequence[str], port: int) -> None:
-    """Wait until the gateway serves a request."""
+    """Wait until the gateway has served some requests in a row and compares no tokenizers beside them any more."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     deadline = time.monotonic() + START_S
+    served = 0
     while time.monotonic() < deadline and gateway.poll() is None:
         try:
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
             headers = {"authorization": f"Bearer {KEY}"}
-            if httpx.post(url, json=body, headers=headers, timeout=2, trust_env=False).status_code == 200:
+            status = httpx.post(url, json=body, headers=headers, timeout=2, trust_env=False).status_code
+            served = served + 1 if status == 200 and not any(map(_compares, tree(gateway.pid))) else 0
+            if served == SERVED:
                 return
         except httpx.HTTPError:
-            pass
+            served = 0
         time.sleep(0.1)
-    status = gateway.poll()
-    how = f"did not answer within {START_S:g} s" if status is None else f"ended with {status} before it answered"
+    ended = gateway.poll()
+    how = f"did not answer within {START_S:g} s" if ended is None else f"ended with {ended} before it answered"
     raise RuntimeError(f"{shlex.join(command)} {how}")
