@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -16,7 +17,8 @@ from load.replay.trace import Ask
 _STAGE = re.compile(r"(\w+);dur=([\d.]+)")
 
 AHEAD_S = 2.0
-"""Requests are made so long before they are due: a burst of long prompts is not to be late for our own work."""
+"""Requests are made so long before they are due, the first ones before the clock starts: a burst of long prompts is not
+to be late for our own work."""
 
 
 class Played(msgspec.Struct, frozen=True):
@@ -57,6 +59,7 @@ class Player:
     async def run(self, progress: Callable[[int], None]) -> None:
         """Until all have ended; `progress` is told how many have."""
         ended = {index: asyncio.Event() for index in self._followed if index >= 0}
+        ready = {at: self._made(at) for at, ask in enumerate(self._asks) if ask.at_s < AHEAD_S and ask.after < 0}
         start_s = time.perf_counter()
 
         async def one(index: int, ask: Ask) -> None:
@@ -66,8 +69,7 @@ class Player:
                 due_s = max(due_s, time.perf_counter() + ask.think_s)
             try:
                 await asyncio.sleep(due_s - AHEAD_S - time.perf_counter())
-                prompt = self._prompts.of(index)
-                raw = self._asker.body(self._prompts.written(prompt), ask.answer)
+                prompt, raw = ready.pop(index, None) or self._made(index)
                 await asyncio.sleep(due_s - time.perf_counter())
                 found = await self._asker.ask(raw, f"{self._salt}-{ask.session}" if ask.session else "")
                 self._prompts.answered(index, prompt, found.ids, found.text)
@@ -82,6 +84,11 @@ class Player:
         async with asyncio.TaskGroup() as tasks:
             for index, ask in enumerate(self._asks):
                 tasks.create_task(one(index, ask))
+
+    def _made(self, index: int) -> tuple["array[int]", bytes]:
+        """A prompt, and the request with it."""
+        prompt = self._prompts.of(index)
+        return prompt, self._asker.body(self._prompts.written(prompt), self._asks[index].answer)
 
 
 def _played(index: int, found: Measured, due_s: float, start_s: float) -> Played:

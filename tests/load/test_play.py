@@ -13,7 +13,9 @@ from engines.double.limits import Limits
 from engines.double.timing import Timing
 from engines.model import profile
 from engines.tiny_model import make_tiny_model
+from load.client import Measured
 from load.live.check import foretell
+from load.live.play import Player
 from load.live.prompts import BadTokenizer, Ids, Prompts, Words
 from load.live.target import Target
 from load.replay.trace import Ask, first, read, write
@@ -90,6 +92,31 @@ async def test_the_command_plays_a_trace_as_a_replay_does(tmp_path: Path) -> Non
         assert code == 0 and found["local_share"] is None and found["hit_rate"] > 0
         code, _, error = await baton("play", "--url", url, "--workload", "fixed:rate=9,minutes=0.01,prompt=2000")
         assert code == 1 and "answered 400" in error
+
+
+class Slowpoke:
+    """An asker that needs a second to write each request, of a clock of its own."""
+
+    now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def body(self, prompt: str | list[int], answer: int) -> bytes:
+        self.now_s += 1.0
+        return b""
+
+    async def ask(self, raw: bytes, session: str) -> Measured:
+        return Measured(sent_s=self.now_s, arrivals=[(0.1, 1)])
+
+
+async def test_the_clock_starts_when_the_first_requests_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slowpoke()
+    monkeypatch.setattr("load.live.play.time", slow)
+    asks = [Ask(0.0, 40, 1, ()) for _ in range(5)]
+    player = Player(slow, asks, Prompts(asks, SIZE, "salt", Ids()), "salt")
+    await player.run(lambda ended: None)
+    assert [(one.due_s, one.arrived_s) for one in player.played] == [(0.0, 0.0)] * 5
 
 
 @pytest.mark.parametrize(
