@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 
 from engines.double import handover
@@ -168,7 +168,6 @@ class Engine:
         """A step begins when the one before it was due to end: what we take ourselves does not make the engine slow."""
         ends_s = 0.0
         while True:
-            self._admit()
             chunks, duration = self._plan()
             batch = list(self._running)
             if not chunks and not batch:
@@ -185,10 +184,12 @@ class Engine:
             self._prefill(chunks)
             self._flush()
 
-    def _admit(self) -> None:
-        """Give waiting sequences their blocks, in order, as long as there are seats and blocks."""
+    def _admit(self, left: int) -> Iterator[tuple[Sequence, int]]:
+        """Give waiting sequences their blocks, in order, as long as there are seats, blocks, and tokens `left` in the
+        step; yields their first chunks. Who waits behind a long prompt finds in the cache what that has computed.
+        """
         limits = self.limits
-        while self._waiting and len(self._running) + len(self._prefilling) < limits.max_num_seqs:
+        while left > 0 and self._waiting and len(self._running) + len(self._prefilling) < limits.max_num_seqs:
             sequence = self._waiting[0]
             tokens = sequence.tokens
             hit = self.pool.find(sequence.names[: (len(tokens) - 1) // limits.block_size])
@@ -209,6 +210,8 @@ class Engine:
             else:
                 sequence.tape.seek(local)
                 self._prefilling[sequence] = local
+                yield sequence, (count := self._take(sequence, left))
+                left -= count
             self._changed()
 
     def _plan(self) -> tuple[list[tuple[Sequence, int]], float]:
@@ -216,26 +219,35 @@ class Engine:
         timing = self.timing
         left, duration, joins = self.limits.max_num_batched_tokens - len(self._running), 0.0, 0
         chunks: list[tuple[Sequence, int]] = []
-        for sequence, done in self._prefilling.items():
-            count = min(left, len(sequence.tokens) - done)
-            if count <= 0:
+        for sequence in self._prefilling:
+            if left <= 0:
                 break
-            left -= count
-            chunks.append((sequence, count))
-            duration += timing.prefill_s(count, done + count / 2)
+            chunks.append((sequence, self._take(sequence, left)))
+            left -= chunks[-1][1]
+        chunks += self._admit(left)
+        for sequence, count in chunks:
+            duration += timing.prefill_s(count, self._prefilling[sequence] + count / 2)
             joins += sequence.external_tokens > 0 and sequence.outputs == 0
         held = sum(sequence.tape.count for sequence in self._running) if timing.decode_c_s else 0
         if self._running:
             duration *= timing.mix
         return chunks, timing.step_s + duration + timing.join_s * joins + timing.decode_s(len(self._running), held)
 
+    def _take(self, sequence: Sequence, left: int) -> int:
+        """The next chunk of a prompt, of at most `left` tokens. Others find its blocks at once: they come after it, if
+        need be in the same step.
+        """
+        done = self._prefilling[sequence]
+        count = min(left, len(sequence.tokens) - done)
+        sequence.tape.write(sequence.tokens[done : done + count])
+        self._cache(sequence, done)
+        return count
+
     def _prefill(self, chunks: list[tuple[Sequence, int]]) -> None:
         for sequence, count in chunks:
             if sequence not in self._prefilling:
                 continue
             done = self._prefilling[sequence]
-            sequence.tape.write(sequence.tokens[done : done + count])
-            self._cache(sequence, done)
             if done + count < len(sequence.tokens):
                 self._prefilling[sequence] = done + count
                 continue

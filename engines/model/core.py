@@ -97,7 +97,6 @@ class Core:
             self._steps = 0
         elif self._chunks:
             self._mixed(now_s)
-        self._admit(now_s)
         self._begin(now_s)
 
     # Admission.
@@ -105,10 +104,12 @@ class Core:
     def _needs(self, sequence: Sequence) -> int:
         return -(-(sequence.prompt + sequence.answer) // self.size)
 
-    def _admit(self, now_s: float) -> None:
-        """Give waiting sequences their blocks, in order; room for the answer is kept from the start."""
+    def _admit(self, left: int, now_s: float) -> None:
+        """Give waiting sequences their blocks, in order, while the step has tokens `left`; room for the answer is kept
+        from the start. Who waits behind a long prompt finds in the cache what that has computed.
+        """
         blocks, limit = self.blocks, self.profile.max_sequences
-        while self.waiting and self.running + len(self.prefilling) < limit:
+        while left > 0 and self.waiting and self.running + len(self.prefilling) < limit:
             sequence = self.waiting[0]
             full = (sequence.prompt - 1) // self.size
             hit = blocks.lead(sequence.names[:full])
@@ -126,13 +127,13 @@ class Core:
                 self.on_room(sequence, now_s)
             else:
                 self.prefilling.append(sequence)
+                left = self._take(sequence, left)
 
     # Steps.
 
     def _interrupt(self, now_s: float) -> None:
         """Something joins: between two steps, so a run that only decodes ends with the step that goes on."""
         if self.idle:
-            self._admit(now_s)
             self._begin(now_s)
         elif self._steps:
             self._steps = self._steps_until(now_s)
@@ -141,8 +142,14 @@ class Core:
     def _begin(self, now_s: float) -> None:
         self._started_s = now_s
         self._chunks = []
-        if self.prefilling:
-            self.due_s = now_s + self._plan() * self.slow
+        left = self.profile.chunk_tokens - self.running
+        for sequence in self.prefilling:
+            if left <= 0:
+                break
+            left = self._take(sequence, left)
+        self._admit(left, now_s)
+        if self._chunks:
+            self.due_s = now_s + self._step_s() * self.slow
         elif self.running:
             self._steps = self._ends[0][0] - self._step
             self.due_s = now_s + self._run_s(self._steps)
@@ -165,19 +172,21 @@ class Core:
                 low = middle + 1
         return low
 
-    def _plan(self) -> float:
-        """Choose the chunks of the next step; returns its length in seconds."""
+    def _take(self, sequence: Sequence, left: int) -> int:
+        """The next chunk of a prompt, of at most `left` tokens; returns what is left then. Others find its blocks at
+        once: they come after it, if need be in the same step.
+        """
+        count = min(left, sequence.prompt - sequence.done)
+        self._chunks.append((sequence, count))
+        self._fill(sequence, sequence.done + count)
+        return left - count
+
+    def _step_s(self) -> float:
+        """Seconds that a step with these chunks takes."""
         profile = self.profile
-        left = profile.chunk_tokens - self.running
         work, joins = 0.0, 0
-        for sequence in self.prefilling:
-            if left <= 0:
-                break
-            count = min(left, sequence.prompt - sequence.done)
-            left -= count
-            self._chunks.append((sequence, count))
-            if sequence.pulled:
-                joins += 1
+        for sequence, count in self._chunks:
+            joins += bool(sequence.pulled)
             work += profile.prefill_s(count, sequence.done)
         if self.running:
             work *= profile.mix
@@ -203,7 +212,6 @@ class Core:
         if first:
             self.prefilling = [sequence for sequence in self.prefilling if sequence.done < sequence.prompt]
         for sequence in first:
-            self._fill(sequence, sequence.prompt)
             sequence.first_s = sequence.last_s = now_s
             if sequence.answer > 1:
                 self.running += 1

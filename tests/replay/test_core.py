@@ -63,6 +63,18 @@ def test_every_token_comes_when_a_brute_force_engine_makes_it(tasks: list[Task])
     assert (core.running, core.kv_tokens, core.blocks.used, core.due_s) == (0, 0, 0, math.inf)
 
 
+def test_who_waits_behind_a_prompt_finds_its_blocks() -> None:
+    """Prompts of three steps: one in the step that ends the first, one that shares a part and comes after another."""
+    names = tuple(range(375))
+    same = [Sequence(at, 6000, 1, names) for at in range(2)]
+    other, part = Sequence(2, 6000, 1, tuple(range(400, 775))), Sequence(3, 1600, 1, names[:50])
+    core = Core(PROFILE, 2000, 16, on_end=lambda s, now: core.release(s, now))
+    drive(core, [(0.0, sequence) for sequence in (*same, other, part)])
+    assert [sequence.cached for sequence in (*same, other, part)] == [0, 5984, 0, 800]
+    assert core.prefill_tokens == 6000 + 16 + 6000 + 800
+    core.blocks.check()
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     rows=st.lists(

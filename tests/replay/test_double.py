@@ -112,3 +112,17 @@ def test_a_double_and_the_model_keep_the_same_time(seed: int) -> None:
         assert lasted == pytest.approx(told, rel=0.01)
         # One that comes within microseconds of a step's end may be in time here and late there.
         assert sum(abs(one - other) > 0.01 * other for one, other in pairs) <= 2
+
+
+def test_who_waits_behind_a_prompt_finds_its_blocks() -> None:
+    """Three equal prompts that take several steps each, if they are computed, and one that comes when all is done."""
+    prompt = list(range(20_000))
+    times = (0.0, 0.01, 0.02, 9.0)
+    arrivals = [(at_s, Sequence(f"r{at_s}", prompt, Sampling(20, ignore_eos=True), Tape(SIZE))) for at_s in times]
+    wanted = foretold(arrivals)
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        found = runner.run(lived(arrivals))
+    assert [sequence.cached_tokens for _, sequence in arrivals] == [0, 19_984, 19_984, 19_984]
+    assert len({tuple(sequence.tokens) for _, sequence in arrivals}) == 1
+    for name, (first_s, last_s) in wanted.items():
+        assert found[name] == pytest.approx((first_s, last_s), rel=1e-6)

@@ -29,7 +29,7 @@ def test_a_hot_prefix_is_copied_where_queues_demand_it_and_only_there() -> None:
     def computed(run: Simulation) -> float:
         return sum(node.core.prefill_tokens for node in run.nodes.values()) / 40_000
 
-    quiet, busy = simulate(hot), simulate(hot, speed=25)
+    quiet, busy = simulate(hot), simulate(hot, speed=50)
     own = sum(job.ask.prompt - 39_936 for job in quiet.jobs) / 40_000
     assert computed(quiet) - own < 4, "copied more often than it was wanted"
     with_it = {

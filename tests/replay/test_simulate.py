@@ -99,31 +99,32 @@ def test_what_is_cached_is_not_computed_again() -> None:
     assert run.jobs[1].transferred < run.jobs[0].transferred
 
 
-def test_what_other_simulators_assume_can_be_assumed() -> None:
-    """Turns that wait for nobody, and a second request with a prompt that is queued still, behind another."""
-    names = tuple(range(1, 21))
-    asks = [
-        Ask(0.0, 1280, 50, tuple(range(21, 41))),
-        Ask(0.001, 1280, 50, names),
-        Ask(0.002, 1280, 50, names),
-        Ask(0.003, 1280, 50, names, after=0),
-    ]
+def test_who_is_queued_behind_a_prompt_finds_what_it_computed() -> None:
+    """Three equal prompts of two steps at once, and a turn that waits for the first answer, or for nobody."""
+    names = tuple(range(1, 201))
+    asks = [Ask(0.0, 12_800, 50, names), *[Ask(0.0, 12_800, 50, names)] * 2, Ask(0.003, 12_800, 50, names, after=0)]
 
-    def once(asks: list[Ask], early_hits: bool) -> list[tuple[int, float]]:
-        run = Simulation(
-            asks,
-            shape("1P1D", PROFILE),
-            create("kv_cost", seed=1),
-            kv_blocks=512,
-            block_tokens=64,
-            early_hits=early_hits,
-        )
-        run.run()
+    def once(asks: list[Ask]) -> list[tuple[int, float]]:
+        run = simulate(asks, "kv_cost", "1P1D")
         return [(job.cached, job.arrived_s) for job in sorted(run.jobs, key=lambda job: job.index)]
 
-    truly, early = once(asks, False), once(opened(asks), True)
-    assert [cached for cached, _ in truly] == [0, 0, 0, 1216] and truly[3][1] > 0.1
-    assert early == [(0, 0.0), (0, 0.001), (1216, 0.002), (1216, 0.003)]
+    causal = once(asks)
+    assert [cached for cached, _ in causal] == [0, 12_736, 12_736, 12_736] and causal[3][1] > 0.1
+    assert once(opened(asks)) == [(0, 0.0), (12_736, 0.0), (12_736, 0.0), (12_736, 0.003)]
+
+
+def test_what_other_simulators_assume_can_be_assumed() -> None:
+    """A cache that holds what is looked up of prompts, 19 blocks of 20, from when they are sent, and nothing else."""
+    asks = [Ask(at, 1280, 1, tuple(range(first, first + 20))) for at, first in ((0.0, 1), (1.0, 21), (2.0, 1))]
+
+    def once(early_hits: bool) -> list[int]:
+        fleet, policy = shape("1P1D", PROFILE), create("kv_cost", seed=1)
+        run = Simulation(asks, fleet, policy, kv_blocks=32, block_tokens=64, early_hits=early_hits)
+        run.run()
+        return [job.cached for job in run.jobs]
+
+    assert once(False) == [0, 0, 64 * (32 - 21)]
+    assert once(True) == [0, 0, 64 * (32 - 19)]
 
 
 def test_private_gateways_see_their_own_load_only() -> None:
