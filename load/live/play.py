@@ -69,7 +69,7 @@ class Player:
                 due_s = max(due_s, time.perf_counter() + ask.think_s)
             try:
                 await asyncio.sleep(due_s - AHEAD_S - time.perf_counter())
-                prompt, raw = ready.pop(index, None) or self._made(index)
+                prompt, raw = ready.pop(index) if index in ready else self._made(index)
                 await asyncio.sleep(due_s - time.perf_counter())
                 found = await self._asker.ask(raw, f"{self._salt}-{ask.session}" if ask.session else "")
                 self._prompts.answered(index, prompt, found.ids, found.text)

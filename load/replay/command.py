@@ -75,7 +75,7 @@ def replay(
         bool, Option("--open", help="Turns are sent when the trace says, answered or not the one before.")
     ] = False,
     early_hits: Annotated[
-        bool, Option("--early-hits", help="Prompts are cached once queued, as some simulators have it; engines do not.")
+        bool, Option("--early-hits", help="Prompts are cached once sent, as some simulators have it.")
     ] = False,
     copies: Annotated[int, Option(min=1, help="The traffic so many times at once, for larger fleets.")] = 1,
     seed: Annotated[int, Option(help="Of policies and generated traffic.")] = 1,
