@@ -119,6 +119,15 @@ def test_nothing_is_awaited_while_an_exception_is_handled(name: str) -> None:
                 assert not waits, f"{name}: awaits at line {waits[0]}"
 
 
+@pytest.mark.parametrize("name", HOT)
+def test_only_clocks_are_entered_asynchronously(name: str) -> None:
+    """An `__aexit__` that waits would do so while an exception is handled; that of `asyncio.timeout` never does."""
+    tree = ast.parse((loader.ROOT / name.replace(".", "/")).with_suffix(".py").read_text())
+    entered = [with_ for with_ in ast.walk(tree) if isinstance(with_, ast.AsyncWith)]
+    clocks = ("asyncio.timeout(", "asyncio.timeout_at(", "scope")
+    assert all(ast.unparse(item).startswith(clocks) for with_ in entered for item in with_.items)
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no C compiler here")
 def test_compiled_where_it_stands_and_interpreted_where_it_does_not(root: Path, tmp_path: Path) -> None:
     built = tmp_path / "built"
