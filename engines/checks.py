@@ -60,7 +60,7 @@ def can_start(fleet: Fleet, engines: Sequence[Engine], gpus: Collection[int]) ->
         where = f"engines.{engine.name}"
         for key, port in engine.ports():
             address = fleet.hosts[engine.host].address
-            _must_be_free(address, port, f"{where}.{key}: choose another in the fleet file")
+            must_be_free(address, port, f"{where}.{key}: choose another in the fleet file")
         fits(fleet, engine, gpus)
 
 
@@ -79,7 +79,7 @@ def fits(fleet: Fleet, engine: Engine, gpus: Collection[int]) -> None:
 def is_free(host: str, port: int) -> bool:
     """True if a server could listen there now."""
     try:
-        _must_be_free(host, port, "")
+        must_be_free(host, port, "")
     except CannotStart:
         return False
     return True
@@ -87,18 +87,25 @@ def is_free(host: str, port: int) -> bool:
 
 def ports_are_free(fleet: Fleet, host: str, port: int) -> None:
     """Raises `CannotStart` if something listens where the gateway is to, or an engine will."""
-    _must_be_free(host, port, "--port: choose another for the gateway")
+    must_be_free(host, port, "--port: choose another for the gateway")
     for engine in to_start(fleet):
         for key, taken in engine.ports():
             if taken == port:
                 raise CannotStart(f"port {port} is engines.{engine.name}.{key}: choose another with --port")
 
 
-def _must_be_free(host: str, port: int, mend: str) -> None:
-    with socket.socket() as probe:
+def must_be_free(host: str, port: int, mend: str) -> None:
+    """Raises `CannotStart` with this mend if a server could not listen there."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CannotStart(f"{host}: {error.strerror}: give an address of this machine") from None
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closed connections do not count
         try:
-            probe.bind((host, port))
+            probe.bind(where)
         except PermissionError:
             raise CannotStart(f"port {port} needs privileges; {mend}") from None
         except OSError as error:

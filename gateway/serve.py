@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from engines.checks import CannotStart as Taken
+from engines.checks import must_be_free
 from engines.fleet import ANY, LEASE_S, FleetError, Role
 from engines.fleet import Fleet as FleetFile
 from gateway.launch import Launch
@@ -102,17 +104,18 @@ def serve(
         if print_config:
             return _show(effective)
         run(launch, file, effective.settings)
-    except (FleetError, SettingsError, UnknownPolicy, CannotStart, OSError) as error:
+    except (FleetError, SettingsError, UnknownPolicy, CannotStart, Taken, OSError) as error:
         typer.secho(f"baton serve: {error}", fg="red", err=True)
         raise typer.Exit(2) from None
 
 
 def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start."""
+    """Serve until SIGTERM or SIGINT. Exits with 1 if it could not start; raises `Taken` if the port is."""
     from gateway import lean  # noqa: F401  # before all that imports httpx
     from gateway.api.address import bind
     from gateway.server import log_to_stderr
 
+    must_be_free(settings.host, settings.port, "--port: choose another")
     log_to_stderr(settings.log_level)
     if settings.workers > 1:
         from gateway.workers.parent import run_workers

@@ -126,6 +126,8 @@ class Smoke:
         """The models on offer; learns the engines on the way. Raises `RequestFailed`."""
         try:
             answer = await self._http.get("/v1/models")
+            if answer.status_code == 401:
+                raise RequestFailed(f"{self._http.base_url}: it wants a key: give one that it knows with --api-key")
             report = (await self._http.get("/readyz?verbose")).json()
             engines = report.get("engines", ())  # none where we are not on the gateway's machine
             self._urls = {engine["name"]: engine["url"] for engine in engines}

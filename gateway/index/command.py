@@ -28,6 +28,8 @@ def stats(gateway: Gateway = _DEFAULT, as_json: AsJson = False) -> None:
         typer.echo(json.dumps(found))
         return
     console = Console()
+    if not found:
+        typer.echo(f"no engine is in the index yet: {gateway}/readyz?verbose says why")
     for model, one in found.items():
         sizes = one["stats"]
         console.print(

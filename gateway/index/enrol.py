@@ -57,6 +57,8 @@ class Enrolment:
         self._settings = settings
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
+        self._read: dict[str, tuple[PromptReader | None, str]] = {}
+        """Tokenizers of models whose index cannot be opened yet."""
 
     def up(self, engine: Engine) -> None:
         """The engine answers; nothing waits for what is learnt now."""
@@ -163,10 +165,13 @@ class Enrolment:
             namespace = self._lookup.namespaces.get(engine.model)
             if namespace is None:
                 size = block_size or DEFAULT_BLOCK_SIZE
-                reader, why = await self._tokenizers.reader(engine.model)
+                if engine.model not in self._read:
+                    self._read[engine.model] = await self._tokenizers.reader(engine.model)
+                reader, why = self._read[engine.model]
                 mode = self._settings.prompt_mode
                 prompts = Prompts(engine.model, size, reader, why, None if mode == "auto" else Mode(mode))
                 index, leases = await open_index(self._settings, f"{engine.model}:{size}")
+                del self._read[engine.model]
                 namespace = Namespace(prompts, index, Ingest(index, leases, engine.model, size))
                 self._lookup.namespaces[engine.model] = namespace
             return namespace

@@ -56,7 +56,10 @@ class Target(msgspec.Struct, frozen=True):
         """Look at a URL. Raises `Unreachable`."""
         url = url.rstrip("/")
         try:
-            listed = (await http.get(f"{url}/v1/models")).raise_for_status().json()["data"]
+            answer = await http.get(f"{url}/v1/models")
+            if answer.status_code == 401:
+                raise Unreachable(f"{url}: it wants a key: give one that it knows with --api-key")
+            listed = answer.raise_for_status().json()["data"]
             ready = await http.get(f"{url}/readyz?verbose")
             metrics = (await http.get(f"{url}/metrics")).text
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:

@@ -39,6 +39,21 @@ def test_gateway_port(taken: int) -> None:
         ports_are_free(fleet(fresh_port()), "127.0.0.1", taken)
 
 
+def test_an_address_of_another_kind_or_none() -> None:
+    port = fresh_port()
+    with pytest.raises(CannotStart, match=r"nowhere\.invalid: .*give an address of this machine"):
+        ports_are_free(fleet(fresh_port()), "nowhere.invalid", port)
+    with socket.socket(socket.AF_INET6) as listener:
+        try:
+            listener.bind(("::1", port))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        listener.listen()
+        with pytest.raises(CannotStart, match=rf"port {port} on ::1"):
+            ports_are_free(fleet(fresh_port()), "::1", port)
+    ports_are_free(fleet(fresh_port()), "::1", port)
+
+
 def test_engine_port(taken: int) -> None:
     with pytest.raises(CannotStart, match=rf"port {taken} .* engines\.e0\.port: choose another in the fleet file"):
         can_start(fleet(taken), fleet(taken).engines, [])

@@ -166,6 +166,7 @@ async def test_workers_do_not_outlive_their_parent() -> None:
         (["--policy", "nothing"], "nothing"),
         (["--api-keys-file", "/nowhere"], "api_keys_file"),
         (["--redis", "redis://127.0.0.1:1/0", "--port", "TAKEN"], "in use"),
+        (["--workers", "1", "--port", "TAKEN"], "stop what listens there, or --port: choose another"),
     ],
 )
 async def test_what_no_worker_could_start_with_is_said_once(flags: list[str], says: str) -> None:

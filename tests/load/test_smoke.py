@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from typer.testing import CliRunner
 
 from engines.double import Double
 from gateway.cli import build
 from gateway.fleet.engine import State
+from load.live.target import Target, Unreachable
 from tests.gateway.conftest import Gateway, until
 
 
@@ -50,6 +54,20 @@ async def test_a_split_fleet_without_prefill_engines_fails() -> None:
         status, _, wrong = await smoke(gateway.url)
         assert status == 1
         assert "no prefill engine is up" in wrong
+
+
+async def test_a_key_that_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-good\n")
+    async with Double("both", "b0") as b, Gateway.over(b, api_keys_file=str(keys)) as gateway:
+        for given in ([], ["--api-key", "sk-bad"]):
+            status, _, wrong = await smoke(gateway.url, *given)
+            assert status == 1 and wrong.endswith("it wants a key: give one that it knows with --api-key\n")
+        async with httpx.AsyncClient() as http:
+            with pytest.raises(Unreachable, match="it wants a key"):
+                await Target.find(http, gateway.url)
+        status, _, wrong = await smoke(gateway.url, "--api-key", "sk-good")
+        assert not status, wrong
 
 
 async def test_what_is_in_the_way_is_named() -> None:
