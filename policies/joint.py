@@ -24,11 +24,11 @@ answer: 256 tokens, or the client's limit if that is less. Where every engine do
 
 `harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;
-each placement that brings more raises it, one that brings less lowers it, within [0.05, 2]. So pauses are spent
+each placement that brings more raises it, one that brings less lowers it, within [0.05, 1.85]. So pauses are spent
 where there are some to spare, without an objective in milliseconds; and as it is paid by decodes too that go where
 stalls are, they gather on few engines if that spares the others.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
-Defaults: as above (`joint`); harm 0.05, and 0.02 for 0.1 in `local` (`joint_throughput`: least TTFT, longer pauses);
+Defaults: as above (`joint`); harm 0.05, and 0.01 for 0.1 in `local` (`joint_throughput`: least TTFT, longer pauses);
 0.2 % and harm at most 3 (`joint_latency`); harm is each time multiplied by the fleet's `itl_price`.
 Where the chosen engines make a request wait longer than its objective (2 s where it has none), or have no room for it,
 the placement says so (`saturated`): to hold or to refuse it is admission's.
@@ -84,7 +84,7 @@ def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
 class Joint:
     """Both engines in one minimum."""
 
-    least, most = 0.05, 2.0
+    least, most = 0.05, 1.85
     """Between which `harm` moves."""
     slowed = STEPS
     """What a second costs by which a local prefill delays a decode, where half of the memory is held."""
@@ -221,4 +221,4 @@ class JointThroughput(Joint):
     """`joint` for the least TTFT, at the price of longer pauses."""
 
     least, most = 0.05, 0.05
-    slowed = 0.02
+    slowed = 0.01
