@@ -5,6 +5,8 @@ import re
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -57,9 +59,14 @@ class Player:
         self._followed = {ask.after for ask in asks}
 
     async def run(self, progress: Callable[[int], None]) -> None:
-        """Until all have ended; `progress` is told how many have."""
+        """Until all have ended; `progress` is told how many have.
+
+        Prompts are made in a thread of their own, one at a time: tokens that come meanwhile are noted when they come.
+        """
         ended = {index: asyncio.Event() for index in self._followed if index >= 0}
         ready = {at: self._made(at) for at, ask in enumerate(self._asks) if ask.at_s < AHEAD_S and ask.after < 0}
+        maker = ThreadPoolExecutor(1, "prompts")
+        aside = partial(asyncio.get_running_loop().run_in_executor, maker)
         start_s = time.perf_counter()
 
         async def one(index: int, ask: Ask) -> None:
@@ -69,10 +76,10 @@ class Player:
                 due_s = max(due_s, time.perf_counter() + ask.think_s)
             try:
                 await asyncio.sleep(due_s - AHEAD_S - time.perf_counter())
-                prompt, raw = ready.pop(index) if index in ready else self._made(index)
+                prompt, raw = ready.pop(index) if index in ready else await aside(self._made, index)
                 await asyncio.sleep(due_s - time.perf_counter())
                 found = await self._asker.ask(raw, f"{self._salt}-{ask.session}" if ask.session else "")
-                self._prompts.answered(index, prompt, found.ids, found.text)
+                await aside(self._prompts.answered, index, prompt, found.ids, found.text)
                 self.played.append(_played(index, found, due_s - start_s, start_s))
             except RequestFailed as error:
                 self.failed.append(str(error))
@@ -81,9 +88,10 @@ class Player:
                     ended[index].set()
                 progress(len(self.played) + len(self.failed))
 
-        async with asyncio.TaskGroup() as tasks:
-            for index, ask in enumerate(self._asks):
-                tasks.create_task(one(index, ask))
+        with maker:
+            async with asyncio.TaskGroup() as tasks:
+                for index, ask in enumerate(self._asks):
+                    tasks.create_task(one(index, ask))
 
     def _made(self, index: int) -> tuple["array[int]", bytes]:
         """A prompt, and the request with it."""

@@ -1,6 +1,8 @@
 """Traces in real time: prompts of exactly the tokens and prefixes that the trace says, and what comes of them."""
 
+import asyncio
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -117,6 +119,28 @@ async def test_the_clock_starts_when_the_first_requests_are_made(monkeypatch: py
     player = Player(slow, asks, Prompts(asks, SIZE, "salt", Ids()), "salt")
     await player.run(lambda ended: None)
     assert [(one.due_s, one.arrived_s) for one in player.played] == [(0.0, 0.0)] * 5
+
+
+class Busy(Slowpoke):
+    """It sees whether anything else goes on while it writes a later request."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.others = threading.Event()
+        self.written: list[bool] = []
+
+    def body(self, prompt: str | list[int], answer: int) -> bytes:
+        self.others.clear()
+        self.loop.call_soon_threadsafe(self.others.set)
+        self.written.append(self.others.wait(2 * len(self.written)))
+        return b""
+
+
+async def test_tokens_are_noted_while_prompts_are_made() -> None:
+    busy = Busy()
+    asks = [Ask(0.0, 40, 1, ()), Ask(0.0, 40, 1, (), after=0)]
+    await Player(busy, asks, Prompts(asks, SIZE, "salt", Ids()), "salt").run(lambda ended: None)
+    assert busy.written == [False, True]
 
 
 @pytest.mark.parametrize(
