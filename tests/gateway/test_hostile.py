@@ -76,7 +76,13 @@ async def test_an_unknown_model_is_openais_404(pair: Pair, path: str) -> None:
     assert error["param"] == "model"
 
 
-@pytest.mark.parametrize("model", [None, 3, ["m"], {"a": 1}, ""])
+@pytest.mark.parametrize("named", [{}, {"model": None}])
+async def test_the_only_model_need_not_be_named(pair: Pair, named: dict[str, Any]) -> None:
+    answer = await pair.http.post("/v1/completions", json={**named, "prompt": "x", "max_tokens": 2})
+    assert answer.status_code == 200 and answer.json()["model"] == "m"
+
+
+@pytest.mark.parametrize("model", [3, ["m"], {"a": 1}, ""])
 async def test_a_model_of_a_wrong_type_is_a_400(pair: Pair, model: Any) -> None:
     assert_openai_error(await pair.http.post("/v1/completions", json={"model": model, "prompt": "x"}), 400)
 
