@@ -215,6 +215,21 @@ async def test_an_engine_that_publishes_elsewhere_is_called_silent(monkeypatch: 
         await ingest.close()
 
 
+async def test_an_answer_that_its_events_overtook_does_not_make_an_engine_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with followed() as (double, index, ingest):
+        await ask(double, 0)
+        await equal(ingest, index, double, 1)
+        monkeypatch.setattr("gateway.index.events.follower.SILENT_S", 0.0)
+        monkeypatch.setattr("gateway.index.events.follower.LATELY_S", 60.0)
+        ingest.served(double.url, 1000)
+        assert status(ingest).state is State.FOLLOWING and not ingest.approximate(double.url)
+        monkeypatch.setattr("gateway.index.events.follower.LATELY_S", 0.0)
+        ingest.served(double.url, 1000)
+        assert status(ingest).state is State.SILENT
+
+
 # With a server between several gateways.
 
 

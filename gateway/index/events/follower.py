@@ -34,6 +34,9 @@ SILENT_S = 10.0
 SILENT_BLOCKS = 4
 """An engine that computed so many blocks without an event for so long publishes somewhere else."""
 
+LATELY_S = 2.0
+"""A prompt's last event may come so long before its answer."""
+
 
 class Follower:
     """One source."""
@@ -72,8 +75,9 @@ class Follower:
         self._wake.set()
 
     def served(self, tokens: int) -> None:
-        """The engine has computed so many prompt tokens."""
-        self._served_tokens += tokens
+        """The engine has computed so many prompt tokens. An event of just now is of these: it overtook the answer."""
+        if not self.batches or time.monotonic() - self._heard_s > LATELY_S:
+            self._served_tokens += tokens
 
     def names(self) -> Iterator[Key]:
         """The engine's own names of the blocks in its first tier."""
