@@ -207,8 +207,9 @@ class Dispatcher:
         took_s = x.times["prefill"]
         self._metrics.legs("prefill", engine.name).observe(took_s)
         self._fleet.observe(engine, "prefill", OK)
-        new = transfer.prompt_tokens - (x.cached_tokens or 0)
-        engine.pace.prefilled(new, x.cached_tokens or 0, booking.waits_s, took_s, booking.beside)
+        cached = x.cached_tokens or 0
+        new = transfer.prompt_tokens - cached
+        engine.pace.prefilled(new, cached, booking.waits_s, took_s, booking.beside, booking.alone)
         self._lookup.prefilled(x.sight, engine, transfer.prompt_tokens, x.cached_tokens, returned)
         if returned is not None and ids.fit(x.api, x.fields, decode):
             x.ids = returned
@@ -254,7 +255,8 @@ class Dispatcher:
         """A stream has begun: what its first byte took tells of the engine, or of the way to it."""
         new = self._uncached(x, engine)
         if source is None:
-            engine.pace.prefilled(new, x.request.prompt_tokens - new, booking.waits_s, took_s, booking.beside)
+            cached = x.request.prompt_tokens - new
+            engine.pace.prefilled(new, cached, booking.waits_s, took_s, booking.beside, booking.alone)
         elif not engine.prefill_requests:
             self._fleet.links.pulled(source.host, engine.host, new, took_s)
 

@@ -2,26 +2,26 @@
 
 import math
 
-SOON_S = 1e-6
-"""What is still to wait, at least, where somebody is before: only who waits for nobody waits for nothing."""
-
 
 class Backlog:
     """Engines prefill first come, first served, so the oldest is the one that is computed now."""
 
-    __slots__ = ("_work_s", "since_s")
+    __slots__ = ("_work_s", "since_s", "single")
 
     def __init__(self) -> None:
         self._work_s: dict[object, float] = {}
         self.since_s = math.inf
         """When the present one began: as the one before it ended, or as it came and met nobody."""
+        self.single = True
+        """Whether the present one has met no other all the time: those that come later share its steps."""
 
     def __bool__(self) -> bool:
         return bool(self._work_s)
 
     def join(self, who: object, work_s: float, starts_s: float) -> None:
         """One more, which will take `work_s` and begins at `starts_s` if nobody is before it."""
-        if not self._work_s:
+        self.single = not self._work_s
+        if self.single:
             self.since_s = starts_s
         self._work_s[who] = work_s
 

@@ -15,7 +15,18 @@ class Booking:
     what is left.
     """
 
-    __slots__ = ("_decode", "_new", "_prefill", "_prefilling", "_released", "_tokens", "_us", "beside", "waits_s")
+    __slots__ = (
+        "_decode",
+        "_new",
+        "_prefill",
+        "_prefilling",
+        "_released",
+        "_tokens",
+        "_us",
+        "alone",
+        "beside",
+        "waits_s",
+    )
 
     def __init__(self, prefill: Engine | None, decode: Engine, new: int, tokens: int) -> None:
         """`new` of the prompt's `tokens` are not cached on the engine that prefills."""
@@ -27,6 +38,8 @@ class Booking:
         now_s = time.monotonic()
         self.waits_s = self._prefill.waits_s(now_s)
         """Prefill that was booked before it on the engine that prefills, by all gateways, and not done yet; seconds."""
+        self.alone = not self._prefill.booked_s
+        """Whether it met no other prefill there; once it is done, nor did another come before it was."""
         self.beside = self._prefill.decoding
         """Requests that the engine that prefills was decoding."""
         self._prefilling = True
@@ -53,6 +66,7 @@ class Booking:
             self._prefill.prefill_requests -= 1
             self._prefill.prefill_tokens -= self._new
             self._prefill.prefill_us -= self._us
+            self.alone = self.alone and self._prefill.backlog.single
             self._prefill.backlog.leave(self, time.monotonic())
             if self._prefill is not self._decode:
                 self._decode.coming_requests -= 1

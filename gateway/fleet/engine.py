@@ -6,7 +6,7 @@ from typing import Literal, Protocol, Self
 
 import policies.contract as contract
 from engines.fleet import LEASE_S, Role
-from gateway.fleet.backlog import SOON_S, Backlog
+from gateway.fleet.backlog import Backlog
 from gateway.fleet.breaker import NORMAL, Breaker, Phase, Rules
 from gateway.fleet.leftover import Leftover
 from gateway.fleet.pace import Pace
@@ -202,18 +202,12 @@ class Engine:
         return (self.prefill_us + self._others.prefill_us) * 1e-6
 
     def waits_s(self, now_s: float) -> float:
-        """Of that, what is not done yet, as far as can be told; 0 only if nothing is booked.
-
-        Of what others have there the present one is half done, on average.
-        """
-        booked_s, others = self.booked_s, self._others
-        if not booked_s:
-            return 0.0
+        """Of that, what is not done yet; if all of it is others', the present one is half done, on average."""
         if self.backlog:
             done_s = self.backlog.done_s(now_s, self.pace.lateness)
         else:
-            done_s = 0.5e-6 * others.prefill_us / max(1, others.prefill_requests)
-        return max(booked_s - done_s, SOON_S)
+            done_s = 0.5e-6 * self._others.prefill_us / max(1, self._others.prefill_requests)
+        return max(0.0, self.booked_s - done_s)
 
     @property
     def decoding_tokens(self) -> int:

@@ -1,7 +1,7 @@
 """How fast one engine is: fitted from what the gateway sees of it, for policies.
 
 Three things are told apart. The *shape* (seconds a token, a step, a sequence) is fitted slowly from clean observations:
-prefills that found the engine without another, means of whole streams. *Lateness* follows every prefill at once: an
+prefills that had the engine to themselves, means of whole streams. *Lateness* follows every prefill at once: an
 engine that takes five times as long as it should looks five times as slow within a few requests, and recovers so.
 `mix` is what prefills beside running decodes take longer.
 
@@ -29,7 +29,8 @@ KIND_S = 1.0
 """What its kind has learnt meanwhile is taken over by an engine without prefills so often."""
 
 ALIKE = 50
-"""Prefills after which an engine's own count as much as those of its kind."""
+"""Prefills after which an engine's own count as much as those of its kind, and only those that shared no step say
+something of its shape."""
 
 CLEAN = 10
 """Prefills that met no decode, before those that did say something about `mix`."""
@@ -93,10 +94,11 @@ class Pace:
         elif self.kind is not None and self.kind._published_s > self._published_s + KIND_S:
             self._publish()
 
-    def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int) -> None:
+    def prefilled(self, new: int, cached: int, waited_s: float, took_s: float, beside: int, alone: bool) -> None:
         """A prefill of `new` tokens after `cached` ones took `took_s`, beside as many decodes.
 
-        `waited_s` of others were to be done before it; they pass while it is on its way.
+        `waited_s` of others were to be done before it; they pass while it is on its way. `alone`: it met none, nor did
+        one come before it was done.
         """
         mix = self.base.mix if beside else 1.0
         x = (1.0, new * mix, new * (cached + new / 2.0) * mix)
@@ -107,16 +109,16 @@ class Pace:
             ratio = max(took_s - overhead_s, 1e-4) / work_s
             self._seen_s = self._clock()
             self._late += QUICK * (min(max(math.log(ratio), -_MOST), _MOST) - self._late)
-            if beside and not waited_s and self._clean >= CLEAN:
+            if beside and alone and self._clean >= CLEAN:
                 self._mix += SLOWLY * (min(max(mix * ratio, 1.0), 3.0) - mix)
         now = self._clock()
-        if not waited_s and now > self._fitted_s + EVERY_S:
+        if (alone or (not waited_s and self._fits < ALIKE)) and now > self._fitted_s + EVERY_S:
             self._fitted_s = now
             self._clean += not beside
             self._fits += 1
             self._prefill.learn(x, took_s)
             if self.kind is not None and self.lateness == 1.0:
-                self.kind.prefilled(new, cached, 0.0, took_s, beside)
+                self.kind.prefilled(new, cached, 0.0, took_s, beside, True)
         if now > self._published_s + EVERY_S:
             self._publish()
 

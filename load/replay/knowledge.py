@@ -5,7 +5,6 @@ from math import floor
 
 from msgspec.structs import replace
 
-from gateway.fleet.backlog import SOON_S
 from gateway.fleet.links import NOMINAL_BYTES, Links
 from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
@@ -220,8 +219,8 @@ class Known:
         booked, now_s = self._touched(node, pool), self._clock()
         pace = self._paces[node.index] if self._paces else None
         lateness, leg_s = (1.0, node.member.profile.leg_s) if pace is None else (pace.lateness, pace.overhead_s)
-        if booked.prefill_requests:
-            job.waits_s = max(booked.prefill_s - booked.backlog.done_s(now_s, lateness), SOON_S)
+        job.alone = not booked.prefill_requests
+        job.waits_s = max(0.0, booked.prefill_s - booked.backlog.done_s(now_s, lateness))
         job.beside = booked.decode_requests - booked.coming_requests
         booked.backlog.join(job, job.booked_s, now_s + leg_s)
         booked.prefill_requests += 1
@@ -251,10 +250,11 @@ class Known:
             return
         job.prefilled = True
         node, pool = job.prefill or job.decode, self._pool(job.gateway)
+        booked = self._touched(node, pool)
         if self._paces:
             took_s = self._clock() - job.arrived_s
-            self._paces[node.index].prefilled(job.new, job.ask.prompt - job.new, job.waits_s, took_s, job.beside)
-        booked = self._touched(node, pool)
+            alone = job.alone and booked.backlog.single
+            self._paces[node.index].prefilled(job.new, job.ask.prompt - job.new, job.waits_s, took_s, job.beside, alone)
         booked.prefill_requests -= 1
         booked.prefill_tokens -= job.new
         booked.prefill_s = round(booked.prefill_s - job.booked_s, 6)

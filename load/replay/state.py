@@ -60,6 +60,7 @@ class Job:
     """One request on its journey. Times are absolute, seconds."""
 
     __slots__ = (
+        "alone",
         "arrived_s",
         "ask",
         "beside",
@@ -90,5 +91,6 @@ class Job:
         self.new = self.cached = self.transferred = 0
         self.booked_s = self.waits_s = 0.0
         self.beside = 0
+        self.alone = True
         self.prefilled = False
         self.first_s = self.last_s = math.nan

@@ -62,7 +62,7 @@ class Busy:
         while self._ends and self._ends[0][0] <= when_s:
             self.now, _, engine, booking, new, sent_s = heappop(self._ends)
             booking.release()
-            engine.pace.prefilled(new, 0, booking.waits_s, self.now - sent_s, 0)
+            engine.pace.prefilled(new, 0, booking.waits_s, self.now - sent_s, 0, booking.alone)
             self.lateness.append(engine.pace.lateness)
         self.now = when_s
 
@@ -100,3 +100,21 @@ def test_what_is_done_of_a_backlog_is_of_the_oldest() -> None:
     backlog.leave("next", 16.0)
     backlog.leave("next", 17.0)
     assert not backlog
+
+
+def test_alone_is_who_met_nobody_until_it_was_done() -> None:
+    engine, decode = Engine("p", "http://p", Role.PREFILL), Engine("d", "http://d", Role.DECODE)
+    first, second = Booking(engine, decode, 1000, 1000), Booking(engine, decode, 1000, 1000)
+    first.prefilled()
+    third = Booking(engine, decode, 1000, 1000)
+    second.release()
+    third.release()
+    fourth = Booking(engine, decode, 1000, 1000)
+    fourth.prefilled()
+    assert [booking.alone for booking in (first, second, third, fourth)] == [False, False, False, True]
+    first.release()
+    fourth.release()
+    engine.view(Others(InFlight(prefill_requests=1, prefill_tokens=1000, prefill_us=10_000)), "prefill")
+    with Booking(engine, decode, 1000, 1000) as fifth:
+        assert fifth.waits_s == pytest.approx(0.005), "it is half done, on average"
+    assert not fifth.alone

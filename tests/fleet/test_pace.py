@@ -34,7 +34,7 @@ def prefills(pace: Pace, clock: Clock, count: int, slow: float = 1.0, seed: int 
         clock.now += 1.0
         new, cached = pick.randrange(200, 20_000), pick.randrange(0, 20_000)
         took = OVERHEAD_S + slow * TRUE.prefill_s(new, cached)
-        pace.prefilled(new, cached, 0.0, took * pick.uniform(0.95, 1.05), 0)
+        pace.prefilled(new, cached, 0.0, took * pick.uniform(0.95, 1.05), 0, True)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -59,7 +59,7 @@ def test_one_stall_does_not_undo_a_fit() -> None:
     pace = Pace(clock=clock)
     prefills(pace, clock, 300)
     before = pace.base.prefill_s(5000)
-    pace.prefilled(5000, 0, 0.0, 60.0, 0)
+    pace.prefilled(5000, 0, 0.0, 60.0, 0, True)
     assert pace.base.prefill_s(5000) < 1.5 * before
 
 
@@ -109,8 +109,24 @@ def test_a_queue_is_not_taken_for_slowness() -> None:
     for _ in range(100):
         clock.now += 1.0
         waits = pick.uniform(0.1, 2.0)
-        pace.prefilled(4000, 0, waits, OVERHEAD_S + waits + TRUE.prefill_s(4000), 0)
+        pace.prefilled(4000, 0, waits, max(OVERHEAD_S, waits) + TRUE.prefill_s(4000), 0, False)
     assert pace.lateness == 1.0
+
+
+def test_company_is_not_taken_for_slowness() -> None:
+    """Who comes while another is on its way shares its steps: in a burst short prompts take as long as long ones."""
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pick = random.Random(3)
+    for at in range(600):
+        clock.now += 1.0
+        new, joined = pick.randrange(100, 8000), pick.randrange(0, 8000) if at % 2 else 0
+        took_s = OVERHEAD_S + TRUE.prefill_s(new) + TRUE.prefill_s(joined)
+        pace.prefilled(new, 0, 0.0, took_s, 0, not joined)
+    assert pace.lateness == 1.0
+    assert pace.overhead_s == pytest.approx(OVERHEAD_S, rel=0.1)
+    for new in (500, 2000, 8000):
+        assert pace.base.prefill_s(new) == pytest.approx(TRUE.prefill_s(new), rel=0.1)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 1e9), st.floats(0, 1e4)), max_size=60))

@@ -130,7 +130,7 @@ def test_a_slow_engine_looks_slow_first_and_is_ejected_when_that_lasts() -> None
         for _ in range(5):
             for engine in world.engines[:3]:
                 took_s = engine.pace.prior.prefill_s(2000) * (times if engine is slow else 1.0)
-                engine.pace.prefilled(2000, 0, 0.0, took_s + 0.02, 0)
+                engine.pace.prefilled(2000, 0, 0.0, took_s + 0.02, 0, True)
                 world.fleet.observe(engine, "prefill", OK)
             world.now += 0.2
         for engine in world.engines[:3]:
@@ -151,7 +151,7 @@ def test_an_engine_that_is_slow_like_all_others_stays() -> None:
     world = World("ppd")
     for _ in range(30):
         for engine in world.engines[:2]:
-            engine.pace.prefilled(2000, 0, 0.0, 3.0, 0)
+            engine.pace.prefilled(2000, 0, 0.0, 3.0, 0, True)
             world.fleet.observe(engine, "prefill", OK)
             world.fleet.trust.compare(engine)
         world.now += 1.0
