@@ -3,13 +3,15 @@ the others.
 
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
-    remote = q_p + w_p * price_p + B_d + leg + transfer(p, d)                                       least over p and d
-    local  = q_d + w_d * price_d + B_d + n_d * (harm * stall_d + 0.1 * w_d * odds_d ** 2)            least over d
+    remote = q_p + w_p + f_p * (price_p - 1) + B_d + leg + transfer(p, d)                           least over p and d
+    local  = q_d + w_d + f_d * (price_d - 1) + B_d + n_d * (harm * stall_d + 0.1 * w_d * odds_d ** 2)    least over d
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
+    f_e     = of that, what falls to this request: what prompts that begin alike have in common (`policies/alike.py`) is
+              computed once for all that come, so that a hot prefix gets copies
     q_e     = prefill seconds booked on e, without what is done of the present one
-    price_e = 3 + min(20, arrivals per prefill engine * (q_e + w_e) / max(0.1, 1 - prefill_load)):
+    price_e = 3 + min(20, arrivals per prefill engine * (q_e + f_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
     stall_d = w_d * min(1, w_d / (6 decode steps)): what a local prefill takes from each of the n_d requests that d
               decodes now; a short pause hurts nobody
@@ -24,7 +26,7 @@ answer: 256 tokens, or the client's limit if that is less. Where every engine do
 
 `harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;
-each placement that brings more raises it, one that brings less lowers it, within [0.05, 1.85]. So pauses are spent
+each placement that brings more raises it, one that brings less lowers it, within [0.05, 2.2]. So pauses are spent
 where there are some to spare, without an objective in milliseconds; and as it is paid by decodes too that go where
 stalls are, they gather on few engines if that spares the others.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
@@ -37,6 +39,7 @@ Flaws: trusts the fitted speeds; places one request at a time and never moves it
 
 import random
 
+from policies.alike import Alike
 from policies.contract import Engine, Fleet, Placement, Request
 from policies.stalls import Stalls
 
@@ -73,6 +76,16 @@ def _work_s(engine: Engine, prompt: int, reload_s: float) -> float:
     return engine.speed.prefill_s(prompt - cached - slower, cached + slower) + slower * reload_s
 
 
+def _cost_s(engine: Engine, work_s: float, alike: tuple[float, float], rush: float, now_s: float) -> float:
+    """What prefilling there costs: the queue, the work, and those who come after."""
+    waits_s, fair_s = engine.waits_s(now_s), work_s
+    reuse, common = alike
+    if common > (cached := engine.cached_tokens):
+        fair_s -= (1.0 - 1.0 / reuse) * min(work_s, engine.speed.prefill_s(common - cached, cached))
+    price = CREDIT + min(CAP, rush * (waits_s + fair_s))
+    return waits_s + work_s - fair_s + fair_s * price * engine.cost
+
+
 def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
     if request.whole:
         return "least cost, whole"
@@ -84,7 +97,7 @@ def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
 class Joint:
     """Both engines in one minimum."""
 
-    least, most = 0.05, 1.85
+    least, most = 0.05, 2.2
     """Between which `harm` moves."""
     slowed = STEPS
     """What a second costs by which a local prefill delays a decode, where half of the memory is held."""
@@ -93,6 +106,7 @@ class Joint:
 
     def __init__(self, seed: int | None = None) -> None:
         self.spread = random.Random(seed)
+        self.alike = Alike()
         self.stalls = Stalls(self.share, self.least, self.most)
 
     def place(self, request: Request, fleet: Fleet) -> Placement:
@@ -105,15 +119,14 @@ class Joint:
         harm = 0.0 if collocated else self.stalls.price * fleet.itl_price
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
+        reuse, common = self.alike.arrived(request.prefix, max((e.cached_tokens for e in fleet.engines), default=0))
+        alike = reuse, min(common, prompt - 1.0)
 
         by_host: dict[str, list[tuple[float, str]]] = {}
         remote = not request.whole and not collocated
         if remote:
             for engine in prefillers:
-                work = _work_s(engine, prompt, reload_s)
-                waits = engine.waits_s(now_s)
-                price = CREDIT + min(CAP, rush * (waits + work))
-                cost = waits + work * price * engine.cost
+                cost = _cost_s(engine, _work_s(engine, prompt, reload_s), alike, rush, now_s)
                 scores[engine.name] = -cost
                 by_host.setdefault(engine.host, []).append((cost, engine.name))
         cheapest = sorted((min(found), host) for host, found in by_host.items())
@@ -136,9 +149,7 @@ class Joint:
             work = _work_s(engine, prompt, reload_s)
             if busy:
                 work *= speed.mix
-            waits = engine.waits_s(now_s)
-            price = CREDIT + min(CAP, rush * (waits + work))
-            local = waits + work * price * engine.cost + decoding
+            local = _cost_s(engine, work, alike, rush, now_s) + decoding
             if harm and busy:
                 held = (engine.decode_tokens - engine.coming_tokens) / engine.kv_tokens if engine.kv_tokens else 0.0
                 odds = held / max(0.1, 1.0 - held)

@@ -203,6 +203,7 @@ class Serving:
                 prompt_tokens=sight.reading.tokens,
                 block_size=sight.reading.step,
                 session=session.decode("latin-1"),
+                prefix=sight.reading.prefix,
                 output_tokens=next((limit for limit in limits if limit is not None), None),
                 whole=whole(api, fields),
             ),

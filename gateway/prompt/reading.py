@@ -30,6 +30,11 @@ class Reading(msgspec.Struct, frozen=True):
     why: str = ""
     """Why they are not."""
 
+    @property
+    def prefix(self) -> int:
+        """A number that prompts with the same first step share; 0 for one that is shorter."""
+        return int.from_bytes(self.hashes[:8], "little")
+
     def held(self, blocks: int) -> int:
         """Tokens in so many leading blocks that an engine would not compute again; it always computes the last one."""
         return min(blocks, (self.tokens - 1) // self.step) * self.step

@@ -40,6 +40,13 @@ def test_a_hot_prefix_is_copied_where_queues_demand_it_and_only_there() -> None:
     assert outcome(busy).balance < 1.5
 
 
+def test_a_hot_prefix_does_not_wait_for_one_engine_where_others_are_idle() -> None:
+    hot = "shared:rate=2,minutes=2,groups=1,shared=40000,prompt=1500,answer=200"
+    joint, spread = outcome(simulate(hot, speed=25)), outcome(simulate(hot, "kv_cost", speed=25))
+    assert joint.ttft_ms.mean < spread.ttft_ms.mean
+    assert joint.balance < 2.0
+
+
 def test_saturation_is_said_and_why() -> None:
     chat = "chat:rate=6,minutes=1,prompt=6000,shared=2000"
     light, late = simulate(chat), simulate(chat, fleet="1P1D", speed=8)
