@@ -45,7 +45,7 @@ class Tally:
         """One more request has ended."""
         self.requests += 1
         self.took_s.append(took_s)
-        self.left += left
+        self.left += left and verdict.kind == "right"
         match verdict.kind:
             case "error":
                 self.client_errors += 1

@@ -114,6 +114,13 @@ def test_errors_that_no_client_could_parse_are_never_good() -> None:
         assert not tally.good(errors=1.0)
 
 
+def test_a_client_that_left_with_an_error_in_its_hands_counts_once() -> None:
+    one, tally = ask(5, 1), Tally()
+    verdict = judge(one, Answer(503, [ApiError(503, "later", code="no_engine").body()], ended=True, left=True))
+    tally.enter(one, verdict, 0.1, left=True)
+    assert (tally.client_errors, tally.left) == (1, 0)
+
+
 def test_texts_are_compared_token_by_token() -> None:
     right = ["one", " two", " three", " four"]
     assert compare(right, "one two three four").kind == "right"
