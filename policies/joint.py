@@ -26,7 +26,7 @@ answer: 256 tokens, or the client's limit if that is less. Where every engine do
 
 `harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;
-each placement that brings more raises it, one that brings less lowers it, within [0.05, 2.2]. So pauses are spent
+each placement that brings more raises it, one that brings less lowers it, within [0.05, 2.1]. So pauses are spent
 where there are some to spare, without an objective in milliseconds; and as it is paid by decodes too that go where
 stalls are, they gather on few engines if that spares the others.
 Source: drift-plus-penalty; terms and defaults by simulation (`load/results/policies.md`).
@@ -97,7 +97,7 @@ def _reason(request: Request, fleet: Fleet, prefill: str | None) -> str:
 class Joint:
     """Both engines in one minimum."""
 
-    least, most = 0.05, 2.2
+    least, most = 0.05, 2.1
     """Between which `harm` moves."""
     slowed = STEPS
     """What a second costs by which a local prefill delays a decode, where half of the memory is held."""
