@@ -163,10 +163,13 @@ class Joint:
                 best, ties = local, [(engine.name, None)]
             elif local == best:
                 ties.append((engine.name, None))
+            base = decoding + speed.leg_s
             for host, (cost, name) in nearest.items():
+                if cost + base > best:
+                    break  # so are all that follow
                 if name == engine.name:
                     continue
-                cost += decoding + speed.leg_s + fleet.transfer_s(host, engine.host, new)
+                cost += base + fleet.transfer_s(host, engine.host, new)
                 if cost < best:
                     best, ties = cost, [(engine.name, name)]
                 elif cost == best:
