@@ -244,19 +244,6 @@ async def test_a_client_chooses_a_policy_where_it_may() -> None:
         assert (placed(g, "least_loaded"), placed(g, "round_robin")) == (0, 1)
 
 
-async def test_policies_know_which_prompts_begin_alike() -> None:
-    """So that one that keeps conversations together can do so where they are not named."""
-    async with gateway(policy="session") as g:
-        went: dict[int, set[str]] = {}
-        for number in range(8):
-            for turn in range(3):
-                body = {**BODY, "prompt": f"Conversation {number}, longer each time. " * (4 + turn)}
-                answer = await g.http.post("/v1/completions", json=body, headers={"x-baton-facts": "1"})
-                went.setdefault(number, set()).add(answer.headers["x-baton-decode"])
-        assert all(len(engines) == 1 for engines in went.values())
-        assert set.union(*went.values()) == {"dora", "dirk"}
-
-
 def test_a_folder_that_is_none_is_said() -> None:
     with pytest.raises(SettingsError, match="create it"):
         App(Engines([]), Settings(policies_folder="/nowhere/at/all"))
