@@ -1,5 +1,7 @@
 """`baton serve`: the gateway in front of engines that run already."""
 
+import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +14,11 @@ from engines.checks import must_be_free
 from engines.fleet import ANY, LEASE_S, FleetError, Role
 from engines.fleet import Fleet as FleetFile
 from gateway.launch import Launch
-from gateway.settings import LIVE, Effective, Settings, SettingsError
+from gateway.settings import LIVE, Effective, Settings, SettingsError, misspelt
 from gateway.workers import CannotStart
 from policies.registry import UnknownPolicy
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -117,6 +121,8 @@ def run(launch: Launch, file: FleetFile, settings: Settings) -> None:
 
     must_be_free(settings.host, settings.port, "--port: choose another")
     log_to_stderr(settings.log_level)
+    for name, meant in misspelt(os.environ).items():
+        log.warning("%s is set, but nothing reads it: did you mean %s?", name, meant)
     if settings.workers > 1:
         from gateway.workers.parent import run_workers
 

@@ -4,6 +4,8 @@ Sources, strongest first: command line, environment (`BATON_` + name), table `[g
 """
 
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -126,6 +128,14 @@ def _wrong(loc: tuple[int | str, ...], origin: dict[str, str], message: str, giv
     """One value that cannot be used; it may be within a list of tables."""
     within = "".join(f".{part}" for part in loc[1:])
     return f"{origin[str(loc[0])]}{within}: {message}, got {given!r}"
+
+
+def misspelt(environment: Iterable[str]) -> dict[str, str]:
+    """Variables that no setting reads, with the one that each seems to mean."""
+    fields = [PREFIX + name.upper() for name in Settings.model_fields]
+    strangers = {name for name in map(str.upper, environment) if name.startswith(PREFIX)} - set(fields)
+    found = {name: get_close_matches(name, fields, n=1, cutoff=0.85) for name in sorted(strangers)}
+    return {name: close[0] for name, close in found.items() if close}
 
 
 class Effective(NamedTuple):

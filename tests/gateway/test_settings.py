@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import build
-from gateway.settings import Effective, SettingsError
+from gateway.settings import Effective, SettingsError, misspelt
 
 FLEET = """
 [gateway]
@@ -109,3 +109,11 @@ def test_a_policy_that_cannot_be_is_said_before_anything_starts(
     result = CliRunner().invoke(build("serve"), ["serve", "-c", str(path), "--workers", workers, flag, value])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_a_misspelt_variable_is_told_and_others_are_not() -> None:
+    given = ["BATON_OTLP_ENDPONT", "baton_promptmode", "BATON_POLICY", "BATON_API_KEY", "BATON_GPUS", "PATH"]
+    assert misspelt(given) == {
+        "BATON_OTLP_ENDPONT": "BATON_OTLP_ENDPOINT",
+        "BATON_PROMPTMODE": "BATON_PROMPT_MODE",
+    }
