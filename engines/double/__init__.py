@@ -9,9 +9,10 @@ on the real engine.
         await d.idle()
 """
 
-from engines.double.double import Double, Received
+from engines.double.double import Double
 from engines.double.faults import Faults
 from engines.double.fleet import Doubles
+from engines.double.process import Received
 from engines.double.timing import Timing
 
 __all__ = ["Double", "Doubles", "Faults", "Received", "Timing"]

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import json
 
@@ -17,9 +17,7 @@ from engines.double.engine import EngineDeadError
 from engines.double.errors import RefusedError, bad_body, error_body, no_model
 from engines.double.faults import FaultError, Hang
 from engines.double.generate import ROUTES, generate
-
-if TYPE_CHECKING:
-    from engines.double.double import Double
+from engines.double.process import Process
 
 Reply = tuple[int, bytes, bytes]
 """status, body, content type"""
@@ -39,7 +37,7 @@ _DIMENSIONS = 8
 class App:
     """Answers for one double, which is asked for its engine at every request."""
 
-    def __init__(self, double: "Double") -> None:
+    def __init__(self, double: Process) -> None:
         self._double = double
         self._answered: Counter[tuple[str, int]] = Counter()
         """POSTs by route and first digit of the status."""

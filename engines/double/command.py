@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 import uvloop
 
-from engines.double.double import Double, Role
+from engines.double.double import Double
 from engines.double.folder import write_folder
 from engines.double.limits import Limits
+from engines.double.process import Role
 from engines.double.timing import Timing
 from engines.model.profile import UnknownProfile, load
 

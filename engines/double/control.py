@@ -2,18 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engines.double.faults import FaultError
-
-if TYPE_CHECKING:
-    from engines.double.double import Double
+from engines.double.process import Process
 
 _ORDERS = ("faults", "timing", "lease_s", "do")
 _DEEDS = ("heal", "expire", "die", "revive")
 
 
-def state(double: "Double") -> dict[str, Any]:
+def state(double: Process) -> dict[str, Any]:
     """How the double is set, and how busy it is."""
     return {
         "name": double.name,
@@ -29,7 +27,7 @@ def state(double: "Double") -> dict[str, Any]:
     }
 
 
-def order(double: "Double", orders: Mapping[str, Any]) -> None:
+def order(double: Process, orders: Mapping[str, Any]) -> None:
     """Obey `{"faults": {..}, "timing": {..}, "lease_s": 5, "do": "heal|expire|die|revive"}`.
 
     What would break the connection that brought the order is left to `carry_out`. Raises `FaultError`, and changes
@@ -54,7 +52,7 @@ def order(double: "Double", orders: Mapping[str, Any]) -> None:
         double.expire_leases()
 
 
-async def carry_out(double: "Double", orders: Mapping[str, Any]) -> None:
+async def carry_out(double: Process, orders: Mapping[str, Any]) -> None:
     """The rest of the orders, once the answer is out."""
     deed = orders.get("do")
     if deed == "die":

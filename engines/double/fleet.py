@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any, Self
 
-from engines.double.double import Double, Role
+from engines.double.double import Double
+from engines.double.process import Role
 
 
 class Doubles:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engines.double import handover
 from engines.double.answer import Choice, FailedError, Usage, deltas
@@ -16,11 +16,9 @@ from engines.double.errors import INTERNAL, RefusedError, error_body, queue_full
 from engines.double.formats import Format, Head
 from engines.double.kv import Tape
 from engines.double.messages import Messages
+from engines.double.process import Process
 from engines.double.responses import Responses
 from engines.double.sequence import Sequence
-
-if TYPE_CHECKING:
-    from engines.double.double import Double
 
 ROUTES: dict[str, tuple[Api, type[Chat | Completion | Messages | Responses]]] = {
     "/v1/chat/completions": ("chat", Chat),
@@ -31,7 +29,7 @@ ROUTES: dict[str, tuple[Api, type[Chat | Completion | Messages | Responses]]] = 
 
 
 async def generate(
-    double: "Double", path: str, headers: dict[str, str], raw: bytes, receive: Receive, send: Send
+    double: Process, path: str, headers: dict[str, str], raw: bytes, receive: Receive, send: Send
 ) -> None:
     """Serve one request on a path of `ROUTES`. Raises `EngineDeadError`, and `CutError` to break the connection."""
     api, form = ROUTES[path]
@@ -75,7 +73,7 @@ async def generate(
             engine.abort(choice.sequence)
 
 
-async def _whole(double: "Double", engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
+async def _whole(double: Process, engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
     try:
         async for _ in deltas(engine, asked, choices):
             pass
@@ -91,9 +89,7 @@ async def _whole(double: "Double", engine: Engine, asked: Ask, choices: list[Cho
     await double.answered()
 
 
-async def _stream(
-    double: "Double", engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send
-) -> None:
+async def _stream(double: Process, engine: Engine, asked: Ask, choices: list[Choice], form: Format, send: Send) -> None:
     cut, fail = double.faults.draw_cut()
     left, sound = cut or -1, fail or -1
 

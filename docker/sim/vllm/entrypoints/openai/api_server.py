@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 
-from engines.double.double import Double, Role
+from engines.double.double import Double
 from engines.double.limits import Limits
+from engines.double.process import Role
 from engines.double.timing import Timing
 from engines.model.profile import load
 
