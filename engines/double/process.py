@@ -45,9 +45,9 @@ class Process:
     """One vLLM engine, or what looks like it, on a port of its own; start it with `async with` or `start`.
 
     `role` says what a fleet uses it for; every double can do everything. `limits` are its fixed sizes (keywords of
-    `Limits` may be given directly). KV events are off unless `events` is true
-    or a port is given; a port of 0 is any free one, kept over `die` and `revive`. With `dp` above 1 it has so many
-    data-parallel ranks, each with its own scheduler, cache and events (at the ports that follow, as vLLM numbers them).
+    `Limits` may be given directly). KV events are off unless `events` is true or a port is given; a port of 0 is any
+    free one, kept over `die` and `revive`. With `dp` above 1 it has so many data-parallel ranks, each with its own
+    scheduler, cache and events (at the ports that follow, as vLLM numbers them).
     """
 
     def __init__(
