@@ -30,12 +30,12 @@ from gateway.index.embedded import Embedded
 from load.bar import bar
 from load.chaos.fleet import CannotStart, Child
 from load.client import Measured
+from load.latencies import Spread, spread, weighted
 from load.live.asker import WireAsker
 from load.live.command import TIMEOUT_S
 from load.live.play import Played, Player
 from load.live.prompts import Ids, Prompts
 from load.live.target import Unreachable
-from load.replay.outcome import Spread, spread, weighted
 from load.replay.trace import Ask
 from load.replay.workload import BadWorkload, generate
 

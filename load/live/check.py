@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from engines.model.profile import Profile
+from load.latencies import Spread, spread, weighted
 from load.live.play import Played
 from load.live.target import Target
 from load.replay.fleet import Member, Shape
-from load.replay.outcome import Spread, spread, weighted
 from load.replay.simulate import Simulation
 from load.replay.trace import Ask, faster
 from load.replay.workload import generate

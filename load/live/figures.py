@@ -6,24 +6,15 @@ import httpx
 import msgspec
 
 from engines.surface import KV_BYTES_PULLED, PROMPT_TOKENS_BY_SOURCE, total
+from load.latencies import Latencies, Spread, spread
 from load.live.play import Played
-from load.replay.outcome import Spread, spread, weighted
-from load.replay.slo import Slo
+from load.slo import Slo
 
 
-class Figures(msgspec.Struct, frozen=True):
-    """Times in ms, shares between 0 and 1. Latency counts from when a request was due, as in a replay."""
+class Figures(Latencies, frozen=True, kw_only=True):
+    """Shares are between 0 and 1."""
 
-    requests: int
     failed: int
-    ttft_ms: Spread
-    itl_ms: Spread
-    tpot_ms: Spread
-    e2e_ms: Spread
-    slo_met: float
-    """Share of all requests, failed ones included, with TTFT and TPOT both in time."""
-    goodput_rps: float
-    """Requests a second that met both."""
     hit_rate: float | None
     """Share of prompt tokens that no engine computed, as engines count; None if one does not."""
     local_share: float | None
@@ -34,7 +25,6 @@ class Figures(msgspec.Struct, frozen=True):
     """Means of what the gateway says that each step took, over all requests."""
     late_ms: Spread
     """How much later than due requests were sent: what is long here is this machine's."""
-    span_s: float
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -67,31 +57,21 @@ def figures(
     """Sum up. `gateway`: the target says which engines it chose. Needs `numpy`."""
     import numpy as np
 
-    times = np.array([(one.due_s, one.arrived_s, one.first_s, one.last_s) for one in played]).reshape(-1, 4)
-    due, sent, first, last = times.T
-    more = np.array([one.answer - 1 for one in played])
-    met = sum(slo.met(one.first_s - one.due_s, one.last_s - one.first_s, one.answer) for one in played)
-    span_s = float(last.max() - due.min()) if len(played) else 0.0
-    prompt = sum(one.prompt for one in played)
     computed = pulled = None
     if before is not None and after is not None:
         computed, pulled = after.computed - before.computed, after.pulled_bytes - before.pulled_bytes
-    return Figures(
-        requests=len(played),
+    return Figures.of(
+        [(one.due_s, one.first_s, one.last_s, one.answer) for one in played],
+        [gap for one in played for gap in one.gaps],
+        slo,
+        missed=failed,
         failed=failed,
-        ttft_ms=spread(first - due),
-        itl_ms=weighted([gap for one in played for gap in one.gaps]),
-        tpot_ms=spread((last - first)[more > 0] / more[more > 0]),
-        e2e_ms=spread(last - due),
-        slo_met=met / max(1, len(played) + failed),
-        goodput_rps=met / span_s if span_s else 0.0,
-        hit_rate=None if computed is None else 1 - computed / max(1, prompt),
+        hit_rate=None if computed is None else 1 - computed / max(1, sum(one.prompt for one in played)),
         local_share=sum(not one.prefill for one in played) / max(1, len(played)) if gateway else None,
         pulled_tb=None if pulled is None else pulled / 1e12,
         stages_ms={
             name: sum(one.stages_ms.get(name, 0.0) for one in played) / len(played)
             for name in dict.fromkeys(name for one in played for name in one.stages_ms)
         },
-        late_ms=spread(sent - due),
-        span_s=span_s,
+        late_ms=spread(np.array([one.arrived_s - one.due_s for one in played])),
     )

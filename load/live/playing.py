@@ -19,9 +19,9 @@ from load.live.figures import Counted, Figures, figures
 from load.live.play import Player
 from load.live.prompts import Form, Ids, Prompts, Words
 from load.live.target import Target, Unreachable
-from load.replay.slo import Slo
 from load.replay.trace import MOONCAKE_TOKENS, Ask, faster, first, read
 from load.replay.workload import WORKLOADS, BadWorkload, generate
+from load.slo import Slo
 
 
 class Wish(NamedTuple):

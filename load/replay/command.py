@@ -27,10 +27,10 @@ from load.replay.plot import plot
 from load.replay.report import Key
 from load.replay.saturate import LEAST_S, Limit, limit
 from load.replay.simulate import Simulation, Slow, TooMany
-from load.replay.slo import Slo
 from load.replay.trace import Ask, BadTrace, faster, first, opened, read
 from load.replay.trace import copies as several
 from load.replay.workload import WORKLOADS, BadWorkload, generate
+from load.slo import Slo
 from policies.registry import UnknownPolicy, create
 
 PROFILE = "gpt-oss-120b-h100-tp4"

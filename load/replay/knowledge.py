@@ -10,9 +10,9 @@ from gateway.fleet.pace import Pace
 from gateway.fleet.traffic import Traffic
 from load.replay.fleet import Shape
 from load.replay.sight import Guess, Sight
-from load.replay.slo import Slo
 from load.replay.state import Booked, Job, Node
 from load.replay.trace import Ask
+from load.slo import Slo
 from policies.contract import Engine, Fleet, Link, Request, Speed
 
 LOOK_S = 10.0

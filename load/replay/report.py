@@ -10,7 +10,7 @@ from engines import sheet
 from load.replay.ideal import Ideal
 from load.replay.outcome import Outcome
 from load.replay.saturate import LEAST_S, Limit
-from load.replay.slo import Slo
+from load.slo import Slo
 
 
 class Key(NamedTuple):

@@ -10,9 +10,9 @@ from engines.model.sequence import Sequence as Work
 from load.replay.fleet import Shape
 from load.replay.knowledge import Knowledge, Known
 from load.replay.sight import Guess
-from load.replay.slo import Slo
 from load.replay.state import Job, Node
 from load.replay.trace import Ask
+from load.slo import Slo
 from policies.contract import Policy
 
 
