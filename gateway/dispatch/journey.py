@@ -358,7 +358,8 @@ class Dispatcher:
         if verdict.why is SPENT:
             self._metrics.retry_budget_spent().inc()
         self._metrics.verdicts(verdict.next.name.lower()).inc()
-        log.warning("request %s: %s failed: %s; %s", x.engine_id.decode(), leg.name.lower(), failed, verdict.why)
+        level = logging.DEBUG if cause == "rejected" else logging.WARNING  # the client's own mistake is told to the client
+        log.log(level, "request %s: %s failed: %s; %s", x.engine_id.decode(), leg.name.lower(), failed, verdict.why)
         return verdict.next
 
     def _give_up(self, x: Exchange, failure: LegFailed | None, client: Client) -> int:
