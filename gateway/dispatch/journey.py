@@ -358,7 +358,7 @@ class Dispatcher:
         if verdict.why is SPENT:
             self._metrics.retry_budget_spent().inc()
         self._metrics.verdicts(verdict.next.name.lower()).inc()
-        level = logging.DEBUG if cause == "rejected" else logging.WARNING  # the client's own mistake is told to the client
+        level = logging.DEBUG if cause == "rejected" else logging.WARNING  # its client is told
         log.log(level, "request %s: %s failed: %s; %s", x.engine_id.decode(), leg.name.lower(), failed, verdict.why)
         return verdict.next
 
