@@ -4,8 +4,6 @@ What an engine computes of that for one of them it has for all that follow, so a
 only its share.
 """
 
-from dataclasses import dataclass
-
 HORIZON = 256
 """Arrivals over which prompts that begin alike are counted, and a copy is paid off."""
 
@@ -15,15 +13,17 @@ WINDOW = 32
 _MOST = 4096
 
 
-@dataclass(slots=True)
 class _Seen:
-    last: int
-    count: float = 0.0
-    common: float = 0.0
-    """Of the last whole window."""
-    least: float = 0.0
-    """Of the present one."""
-    left: int = WINDOW
+    __slots__ = ("common", "count", "last", "least", "left")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.count = 0.0
+        self.common = 0.0
+        """Of the last whole window."""
+        self.least = 0.0
+        """Of the present one."""
+        self.left = WINDOW
 
 
 class Alike:

@@ -18,6 +18,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import msgspec
 
+from policies import formulas
+
 VERSION = 4
 """1: loads, cached tokens, links. 2: fitted speeds, booked seconds, KV capacity, objectives. 3: expectations. 4: when
 the prefill at the head of a queue began."""
@@ -72,11 +74,11 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
     def prefill_s(self, new: float, cached: float = 0.0) -> float:
         """Seconds to prefill `new` tokens after `cached` ones."""
-        return new * (self.token_s + self.context_s * (cached + new / 2))
+        return formulas.prefill_s(self.token_s, self.context_s, new, cached)
 
     def decode_s(self, batch: float, kv_tokens: float) -> float:
         """Seconds of a step that gives `batch` sequences a token each."""
-        return self.step_s + self.sequence_s * batch + self.kv_s * kv_tokens
+        return formulas.decode_s(self.step_s, self.sequence_s, self.kv_s, batch, kv_tokens)
 
 
 ASSUMED = Speed()
@@ -117,13 +119,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """What a second of it costs, against the others."""
 
     def waits_s(self, now_s: float) -> float:
-        """Seconds of booked prefill that are still to be done: of the present one, taken to be as long as the others,
-        what has passed since it began is.
-        """
-        passed = now_s - self.prefill_since_s
-        if not passed > 0.0 or not self.prefill_requests:
-            return self.prefill_s
-        return self.prefill_s - min(passed, self.prefill_s / self.prefill_requests)
+        """Seconds of booked prefill that are still to be done."""
+        return formulas.waits_s(self.prefill_s, self.prefill_requests, self.prefill_since_s, now_s)
 
     @property
     def prefills(self) -> bool:

@@ -7,6 +7,7 @@ usual, one for every 8192 tokens. A share of all decoded tokens may come after s
 import math
 
 from policies.contract import Engine
+from policies.formulas import decode_s
 
 CHUNK = 8192
 """Tokens that vLLM prefills in one step, and so stalls decodes for: its default `max_num_batched_tokens`."""
@@ -64,5 +65,6 @@ class Stalls:
 
 def _running(engine: Engine) -> tuple[int, float]:
     """Requests that decode there now, and how long a step of theirs takes, seconds."""
-    busy = engine.decode_requests - engine.coming_requests
-    return busy, engine.speed.decode_s(busy, engine.decode_tokens - engine.coming_tokens)
+    busy, speed = engine.decode_requests - engine.coming_requests, engine.speed
+    held = engine.decode_tokens - engine.coming_tokens
+    return busy, decode_s(speed.step_s, speed.sequence_s, speed.kv_s, busy, held)

@@ -57,10 +57,15 @@ HOT = (
     "gateway.wire.head",
     "gateway.wire.incoming",
     "gateway.wire.pool",
+    "policies.alike",
+    "policies.formulas",
+    "policies.minimum",
+    "policies.stalls",
 )
 """Every module that a request passes, but those that define structs of msgspec (whose fields are read from annotations
-that mypyc does not keep), metrics (subclasses of prometheus_client's crash), policies (which an operator's own classes
-inherit from), and prompt and index, whose time goes to tokenizer, templates and Redis: compiled they gain nothing."""
+that mypyc does not keep), metrics (subclasses of prometheus_client's crash), classes of policies (which an operator's
+own inherit from), and prompt and index, whose time goes to tokenizer, templates and Redis: compiled they gain nothing.
+"""
 
 _SETUP = """
 from mypyc.build import mypycify

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,17 @@ import room.sums
 total = Sum()
 total.add(2)
 print(Path(room.sums.__file__).suffix, total.add(3), why)
+"""
+
+DECISIONS = """
+import gateway, random, sys
+from policies import corpus, minimum
+from policies.registry import create
+policy = create("joint", 5)
+for case in corpus.cases():
+    for request, fleet in case.asks:
+        print(case.name, policy.place(request, fleet))
+print(minimum.__file__.endswith(".so"), file=sys.stderr)
 """
 
 
@@ -151,3 +163,20 @@ def test_what_cannot_be_compiled_leaves_the_last_build_and_says_why(root: Path, 
     with pytest.raises(BuildError, match="Incompatible return value"):
         build(root, ["room.sums"], ["room"], built)
     assert (built / "manifest.json").read_text() == "{}"
+
+
+@pytest.mark.skipif(bool(loader.stands(loader.BUILT, loader.ROOT)[1]), reason="nothing is compiled here")
+def test_joint_decides_alike_compiled_and_interpreted() -> None:
+    def run(native: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", DECISIONS],
+            env={**os.environ, "BATON_NATIVE": native},
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr.strip()
+
+    (compiled, one), (interpreted, other) = run("1"), run("0")
+    assert (one, other) == ("True", "False")
+    assert compiled == interpreted
+    assert len(compiled) > 100_000

@@ -58,6 +58,28 @@ def test_policy_names_one_of_several(tmp_path: Path) -> None:
     assert create(name).place(Request(model="m", prompt_tokens=1), FLEET).decode == "d1"
 
 
+HASTY = """from policies.joint import Joint
+
+class Hasty(Joint):
+    slowed = 0.0
+
+    def place(self, request, fleet):
+        placement = super().place(request, fleet)
+        placement.scores["asked"] = 1.0
+        return placement
+"""
+
+
+def test_a_file_may_build_on_joint(tmp_path: Path) -> None:
+    p = Engine(name="p", role="prefill", prefill_s=2.5, kv_tokens=1_000_000)
+    d = Engine(name="d", role="decode", decode_tokens=950_000, decode_requests=40, kv_tokens=1_000_000)
+    ask = Request(model="m", prompt_tokens=4000), Fleet(engines=(p, d), arrivals_per_s=1.0)
+    mine = create(written(tmp_path, HASTY), 1).place(*ask)
+    assert create("joint", 1).place(*ask).prefill == "p"
+    assert mine.prefill is None, "it does not mind slowing decodes"
+    assert mine.scores["asked"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
