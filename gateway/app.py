@@ -189,7 +189,7 @@ class App:
 
     def answer(self, call: Call) -> Awaitable[None]:
         """Answer any call."""
-        api = _HOT.get(call.url) or _HOT.get(call.url.partition(b"?")[0])
+        api = _HOT.get(call.url) or _HOT.get(asgi.split(call.url)[0])
         return self._serving(call, api) if api is not None else asgi.serve(self._others, call)
 
 

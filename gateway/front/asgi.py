@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-import httptools
-
 from gateway.front.call import Call, Gone
 
 Message = MutableMapping[str, Any]
@@ -20,18 +18,26 @@ BODY_BYTES = 1 << 20
 _BODY_IDLE_S = 30.0
 
 
+def split(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target, in any form that it may have (RFC 9112, section 3.2)."""
+    if not target.startswith(b"/"):
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    path, _, query = target.partition(b"#")[0].partition(b"?")
+    return path, query
+
+
 async def serve(app: App, call: Call) -> None:
     """Let `app` answer."""
-    url = httptools.parse_url(call.url)
+    path, query = split(call.url)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": call.version,
         "method": call.method.decode("ascii"),
         "scheme": "http",
-        "path": unquote(url.path.decode("ascii")),
-        "raw_path": url.path,
-        "query_string": url.query or b"",
+        "path": unquote(path.decode("latin-1")),
+        "raw_path": path,
+        "query_string": query,
         "root_path": "",
         "headers": call.headers,
         "server": None,

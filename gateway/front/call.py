@@ -114,6 +114,9 @@ class Call:
         refusal. Raises `Gone`, `Dismissed`, and `TimeoutError` when nothing comes for `idle_s` seconds.
         """
         if not (self.complete or self.received) and self._expects():
+            if self._announced() > limit:
+                self.keep_alive = False  # it may send the body or not
+                return None
             self._line.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self.complete and self.received <= drain:
             if self.gone:
@@ -137,7 +140,12 @@ class Call:
 
     def _expects(self) -> bool:
         """Whether the client waits for `100 Continue` before it sends the body."""
-        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
+        asked = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
+        return asked and self.version == "1.1"
+
+    def _announced(self) -> int:
+        """Bytes of the body, as far as the head says."""
+        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def arrived(self, data: bytes) -> None:
         """A piece of the body is here."""

@@ -16,7 +16,7 @@ from gateway.wire.deadline import Deadline
 log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
-"""Largest head of a request, give or take one read of the transport."""
+"""Largest head of a request, and most of framing and trailers in a row, give or take one read of the transport."""
 
 Handler = Callable[[Call], Awaitable[None]]
 
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._reading = True
         self._in_head = True
-        self._head_bytes = 0
+        self._barren = 0  # bytes since the last one of a body, or the last request
         self._ending = False  # no request after the present one
 
     @property
@@ -85,19 +85,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return  # nothing that comes now is heard
-        if self._in_head and not self._head_bytes and self._answering is None:
+        if self._in_head and not self._barren and self._answering is None:
             self._deadline.set(self.loop.time() + self._keep_alive_s)  # for all of the head
-        self._head_bytes += len(data)
+        self._barren += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # asked for, not required: answered as if it had not been
-            self._parser = None
-            self._arriving.keep_alive = False
-            self._arriving.whole()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(400, b"Not an HTTP request.")
-        if self._in_head and self._head_bytes > HEAD_BYTES:
-            self._refuse(431, b"The head of the request is too large.")
+        if self._barren > HEAD_BYTES:
+            self._refuse(431, b"The head of the request is too large, or what is around its body.")
 
     def eof_received(self) -> bool | None:
         return None  # the transport closes itself
@@ -136,10 +134,12 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         call = self._arriving
         parser = cast(httptools.HttpRequestParser, self._parser)
-        self._in_head = False
-        self._head_bytes = 0
         call.method = parser.get_method()
         call.version = parser.get_http_version()
+        if parser.should_upgrade():
+            return  # it will be read again: see `_decline`
+        self._in_head = False
+        self._barren = 0
         call.keep_alive = parser.should_keep_alive() and call.version == "1.1" and not self._ending
         if self._answering is None:
             self._answer(call)
@@ -148,11 +148,12 @@ class Connection(asyncio.Protocol):
             self.pause_reading()
 
     def on_body(self, data: bytes) -> None:
+        self._barren = 0
         self._arriving.arrived(data)
 
     def on_message_complete(self) -> None:
         self._in_head = True
-        self._head_bytes = 0
+        self._barren = 0
         self._arriving.whole()
 
     # What a call uses.
@@ -234,6 +235,31 @@ class Connection(asyncio.Protocol):
                 if not self.writable:
                     self.transport.abort()  # what waits here would wait for ever
                 self.transport.close()  # half an answer must not look like a whole one
+
+    def _decline(self, rest: bytes) -> None:
+        """Read a request that asks for an upgrade, and `rest`, what came behind its head, as if it did not ask.
+
+        Nobody needs it (RFC 9110, section 7.8), but Java's client asks for h2c with whatever it sends first, and the
+        parser takes what follows for another protocol.
+        """
+        try:
+            while True:
+                call = self._arriving
+                if call.method == b"CONNECT":
+                    self._refuse(405, b"This is no proxy.")
+                    return
+                lines = [b"%b: %b\r\n" % header for header in call.headers if header[0] != b"upgrade"]
+                self._parser = httptools.HttpRequestParser(self)
+                self._parser.feed_data(
+                    b"%b %b HTTP/%b\r\n%b\r\n" % (call.method, call.url, call.version.encode(), b"".join(lines))
+                )
+                try:
+                    self._parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:  # of the next request
+                    rest = rest[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            self._refuse(400, b"Not an HTTP request.")
 
     def _refuse(self, status: int, why: bytes) -> None:
         """End the connection over what is no request; after the answer that is under way, if its request is whole."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.front.conftest import digest, pieces, serving
+from tests.front.conftest import LIMIT, digest, pieces, serving
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -115,7 +115,8 @@ async def ask(raw: bytes) -> tuple[int, dict[bytes, bytes], bytes, bool]:
         (b"GET /echo HTTP/1.0\r\n\r\n", 200, False),
         (b"GET /stream HTTP/1.0\r\ncontent-length: 3\r\n\r\nabc", 200, False),
         (b"GET /empty HTTP/1.1\r\nhost: g\r\n\r\n", 204, True),
-        (b"GET /echo HTTP/1.1\r\nhost: g\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 200, False),
+        (b"GET /echo HTTP/1.1\r\nhost: g\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n", 200, True),
+        (b"CONNECT g:443 HTTP/1.1\r\nhost: g\r\n\r\n", 405, False),
         (b"GET /echo HTTP/1.1\r\nhost: g\r\nx: " + b"y" * 700_000 + b"\r\n\r\n", 431, False),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, False),
         (b"GET / HTTP/9.9\r\n\r\n", 400, False),
@@ -162,6 +163,50 @@ async def test_a_body_that_is_waited_for_is_asked_for() -> None:
         writer.write(b"abc")
         assert (await answer(reader))[2] == digest(b"abc")
         writer.close()
+
+
+async def test_a_body_that_would_be_refused_is_not_asked_for() -> None:
+    raw = b"POST /echo HTTP/1.1\r\nhost: g\r\ncontent-length: %d\r\nexpect: 100-continue\r\n\r\n" % (LIMIT + 1)
+    status, headers, _, stays = await ask(raw)
+    assert (status, headers[b"connection"], stays) == (413, b"close", False)
+
+
+async def test_http_1_0_knows_no_interim_answer() -> None:
+    async with serving() as (port, echo, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /echo HTTP/1.0\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n")
+        while not echo.calls:
+            await asyncio.sleep(0.001)
+        writer.write(b"abc")
+        assert (await answer(reader))[::2] == (200, digest(b"abc"))
+        writer.close()
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+async def test_a_wish_to_upgrade_costs_no_body(step: int) -> None:
+    """Java's client sends it with its first request, whatever that is."""
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n"
+    whole = b"POST /echo HTTP/1.1\r\nhost: g\r\n%bcontent-length: 3\r\n\r\nabc" % wish
+    chunked = b"POST /stream HTTP/1.1\r\nhost: g\r\n%btransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" % wish
+    raw = whole + chunked + whole
+    async with serving() as (port, _, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for at in range(0, len(raw), step):
+            writer.write(raw[at : at + step])
+            await asyncio.sleep(0)
+        assert [(await answer(reader))[::2] for _ in range(3)] == [
+            (200, digest(b"abc")),
+            (200, b"abc"),
+            (200, digest(b"abc")),
+        ]
+        writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"3\r\nabc\r\n0\r\nx-trailer: ", b"3;x="])
+async def test_what_is_around_a_body_is_bounded_too(begun: bytes) -> None:
+    raw = b"POST /echo HTTP/1.1\r\nhost: g\r\ntransfer-encoding: chunked\r\n\r\n" + begun + b"y" * 700_000
+    status, _, _, stays = await ask(raw)
+    assert (status, stays) == (431, False)
 
 
 async def test_half_an_answer_never_looks_whole() -> None:

@@ -1,5 +1,6 @@
 """Bad and hostile bodies: an OpenAI error object, no 5xx of ours, and engines that answer afterwards."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -143,6 +144,29 @@ async def test_other_paths_and_methods(pair: Pair) -> None:
     assert_openai_error(await pair.http.post("/v1/load_lora_adapter", json={}), 404)
     assert_openai_error(await pair.http.get("/v1/completions"), 405)
     assert_openai_error(await pair.http.post("/v1/models", json={}), 405)
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"POST http://g:80/v1/completions HTTP/1.1", 200),
+        (b"POST http://g/v1/completions?a=b HTTP/1.1", 200),
+        (b"POST /v1/completions?http://x HTTP/1.1", 200),
+        (b"POST http://g HTTP/1.1", 404),
+        (b"POST http://g:99999/ HTTP/1.1", 404),
+        (b"OPTIONS * HTTP/1.1", 404),
+        (b"CONNECT g:443 HTTP/1.1", 405),
+        (b"PUT /v1/completions HTTP/1.1", 405),
+    ],
+)
+async def test_every_form_of_a_target(pair: Pair, line: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    body = b'{"model":"m","prompt":"x","max_tokens":2}'
+    port = int(pair.gateway.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"%b\r\nhost: g\r\ncontent-length: %d\r\n\r\n%b" % (line, len(body), body))
+    assert int((await reader.readline()).split()[1]) == status
+    writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_an_error_suits_anthropics_clients_too(pair: Pair) -> None:
