@@ -92,6 +92,7 @@ class Engine(_Strict):
     device: Literal["cuda", "cpu"] = "cuda"
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     profile: str = Field("", description="its assumed speed until it is seen: a profile's name, or a .toml file")
+    cost: float = Field(1.0, gt=0, le=1000, description="what a second of it costs, against the others")
     drain: bool = Field(False, description="the gateway sends nothing new there; what runs there ends in peace")
     tp: int = Field(1, gt=0, description="tensor parallel size")
     pp: int = Field(1, gt=0, description="pipeline parallel size")

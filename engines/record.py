@@ -72,6 +72,7 @@ class Record(msgspec.Struct, frozen=True):
     dp: int = 1
     speed: Speed | None = None
     """How fast it is believed to be; None: not said."""
+    cost: float = 1.0
     drain: bool = False
 
 
@@ -99,6 +100,7 @@ def of_engine(fleet: Fleet, engine: Engine, address: str = "", drain: bool = Fal
         block_size=model.block_size,
         dp=engine.dp,
         speed=load(engine.profile).speed if engine.profile else None,
+        cost=engine.cost,
         drain=drain or engine.drain,
     )
 

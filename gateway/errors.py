@@ -71,6 +71,13 @@ def model_not_found(model: str) -> ApiError:
     )
 
 
+def saturated(cause: str) -> ApiError:
+    """No engine can serve it as it should be (setting refuse_saturated): `queues` or `memory`."""
+    why = "it would wait too long" if cause == "queues" else "none has room for it"
+    text = f"The engines have too much to do for this request: {why}. Try again later."
+    return ApiError(429, text, kind="server_error", code="saturated", retry_after_s=1)
+
+
 def unavailable(message: str, code: str = "no_engine") -> ApiError:
     """Nobody can serve this now; worth another try soon."""
     return ApiError(503, message, kind="server_error", code=code, retry_after_s=1)

@@ -56,7 +56,7 @@ def serve(
     shadow_ratio: Annotated[float | None, Option(help="Share of requests for which it is asked. [default: 1]")] = None,
     policy_header: Annotated[
         bool | None,
-        Option("--policy-header/--no-policy-header", help="Clients may choose with x-baton-policy. [default: no]"),
+        Option("--policy-header/--no-policy-header", help="Every client may choose with x-baton-policy. [default: no]"),
     ] = None,
     otlp_endpoint: Annotated[str | None, Option(help="Send spans here (OTLP/HTTP). [default: none]")] = None,
     log_level: Annotated[str | None, Option(help="debug, info, warning or error. [default: info]")] = None,

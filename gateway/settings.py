@@ -36,7 +36,9 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, lt=65536, description="port to listen on")
     workers: int = Field(1, gt=0, description="processes behind the port, with one Redis (their own if none is named)")
-    api_keys_file: str = Field("", description="file with one API key per line; empty: everybody may ask")
+    api_keys_file: str = Field(
+        "", description="one API key per line, `policy` after those that may choose one; empty: all ask"
+    )
     admin: str = Field("auto", description="admin listener: host:port, unix:///path; auto: our own socket; empty: off")
     admin_keys_file: str = Field("", description="keys for admin calls, one per line; for addresses others can reach")
     policy: str = Field("joint", description="routing policy: an installed name, module:Class or a .py file")
@@ -82,6 +84,9 @@ class Settings(BaseModel):
     migrations: int = Field(3, ge=0, description="how often a stream may go on at another engine when its own dies")
     retry_share: float = Field(0.2, ge=0, description="retries may be this share of the requests of the last 10 s")
     retry_floor: int = Field(50, ge=0, description="retries in 10 s that are allowed whatever the traffic")
+    refuse_saturated: bool = Field(
+        False, description="refuse with 429 what no engine can serve in time or has room for, as the policy says"
+    )
     require_prefill: bool = Field(
         False, description="refuse with 503 while no prefill engine is up, instead of prefilling on decode engines"
     )
@@ -102,7 +107,7 @@ class Settings(BaseModel):
 
     policies_folder: str = Field("", description="folder whose newest good .py file is the policy; empty: none")
     policy_budget_ms: float = Field(5.0, gt=0, description="a decision that takes longer is counted as a failure")
-    policy_header: bool = Field(False, description="clients may choose a built-in policy with `x-baton-policy`")
+    policy_header: bool = Field(False, description="every client may choose a built-in policy with `x-baton-policy`")
     shadow_policy: str = Field("", description="policy that is asked beside the live one and never obeyed; empty: none")
     shadow_ratio: float = Field(1.0, ge=0, le=1, description="share of requests for which it is asked")
 
@@ -118,7 +123,7 @@ LIVE = frozenset(
     speculation_s learned_s session_s max_body_bytes max_answer_bytes body_timeout_s prefill_timeout_s
     first_byte_timeout_s idle_timeout_s engine_wait_s drain_s notice_s attempts lease_margin_s
     health_interval_s health_timeout_s vitals_interval_s stall_s probe_timeout_s eject_most eject_slow drift_alarm_s
-    request_timeout_s client_timeout_s migrations require_prefill api_keys_file log_level
+    request_timeout_s client_timeout_s migrations require_prefill refuse_saturated api_keys_file log_level
     """.split()
 )
 """Settings that a reload changes while requests run; all others need a restart."""

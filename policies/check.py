@@ -15,7 +15,7 @@ import msgspec
 
 from policies.contract import Fleet, Nonsense, Placement, Policy, Request, check
 from policies.corpus import SIZES, asked, cases, fleet
-from policies.registry import takes_seed
+from policies.registry import UnknownPolicy, takes_seed
 
 LIMIT_S = 5.0
 """A case must be over by then; there is half a minute for the process to start, which runs the policy's file."""
@@ -156,6 +156,8 @@ def _child(make: Callable[..., Policy], pipe: Connection) -> None:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, UnknownPolicy):
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 

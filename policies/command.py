@@ -15,7 +15,7 @@ from typer import Argument, Option
 
 from policies import sample
 from policies.check import Report, examine
-from policies.registry import UnknownPolicy, create, names, where
+from policies.registry import UnknownPolicy, create, deciders, names, where
 
 BUDGET_US = 5000.0
 """The gateway's default `policy_budget_ms`; slower decisions are marked."""
@@ -27,7 +27,7 @@ AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """The installed policies: name, where from, what they do."""
+    """The installed policies: name, where from, what they do; and the deciders that may follow them."""
     rows = [(name, *_origin(name)) for name in names()]
     if as_json:
         typer.echo(json.dumps([{"name": name, "from": source, "what": what} for name, source, what in rows]))
@@ -36,6 +36,11 @@ def list_(as_json: AsJson = False) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+    table = Table("decider", "what it does", box=box.SIMPLE_HEAD)
+    for name, summary in deciders():
+        table.add_row(f"+{name}", summary)
+    Console().print(table)
+    typer.echo("A policy that chooses one engine after the other takes a decider: kv_cost+suffix_length:2048 (tokens).")
 
 
 @app.command()

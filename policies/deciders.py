@@ -21,7 +21,7 @@ class Decider(Protocol):
 
 
 class Always:
-    """`always`: every prompt is prefilled remotely.
+    """Every prompt is prefilled remotely.
 
     Formula: none. Source: vLLM's proxy examples. Flaw: pays two legs for a suffix of a few tokens.
     """
@@ -33,7 +33,7 @@ class Always:
 
 
 class Never:
-    """`never`: the decode engine prefills, as an engine that does everything.
+    """The decode engine prefills, as an engine that does everything.
 
     Formula: none. Flaw: long prompts stall the decodes beside them.
     """
@@ -45,7 +45,7 @@ class Never:
 
 
 class SuffixLength:
-    """`suffix_length`: remote if at least N tokens of the prompt are missing on the decode engine.
+    """Remote if at least N tokens of the prompt are missing on the decode engine.
 
     Formula: prompt - cached(decode) >= N. Source: llm-d's decider; N = 16 in its sample, 2048 does better on chat.
     Flaw: blind to queues: a short prefill queue is not used, a long one not avoided.
@@ -62,7 +62,7 @@ class SuffixLength:
 
 
 class IslBounding:
-    """`isl_bounding`: remote if what is missing is long, or most of the prompt.
+    """Remote if what is missing is long, or most of the prompt.
 
     Formula: missing > N or missing > 0.7 * prompt, missing = prompt - cached(decode), and missing > 16.
     Source: NVIDIA Dynamo's conditional disaggregation, N = 2048. Flaw: as `suffix_length`; and a short new prompt,

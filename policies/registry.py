@@ -61,10 +61,17 @@ def built_in() -> frozenset[str]:
     return frozenset(one.name for one in found if one.dist is None or one.dist.name == OURS)
 
 
+def deciders() -> list[tuple[str, str]]:
+    """What may follow a policy's name after `+`, and what each does."""
+    return [(name, summary(decider)) for name, decider in DECIDERS.items()]
+
+
 def create(name: str, seed: int | None = None) -> Policy:
     """Make the policy that is called `name`; with this seed, if it takes one. Raises `UnknownPolicy`."""
     found = _find(name)
     options = found.options
+    if "decider" in options and not _takes(found.make, "decider"):
+        raise UnknownPolicy(f"policy {name!r}: it takes no decider: name it without `+`")
     if seed is not None and takes_seed(found.make):
         options = {**options, "seed": seed}
     try:
@@ -83,16 +90,17 @@ def create(name: str, seed: int | None = None) -> Policy:
 def where(name: str) -> Origin:
     """Where the policy called `name` comes from, and what it says of itself. Raises `UnknownPolicy`."""
     found = _find(name)
-    text = inspect.getdoc(found.make) or ""
-    return Origin(found.source, text.partition("\n")[0])
+    return Origin(found.source, summary(found.make))
+
+
+def summary(of: object) -> str:
+    """The first line of its docstring."""
+    return (inspect.getdoc(of) or "").partition("\n")[0]
 
 
 def takes_seed(make: Callable[..., object]) -> bool:
     """Whether a class, or what makes a policy, has a parameter `seed`."""
-    try:
-        return "seed" in inspect.signature(make).parameters
-    except (TypeError, ValueError):
-        return False
+    return _takes(make, "seed")
 
 
 def file_of(name: str) -> Path | None:
@@ -101,6 +109,13 @@ def file_of(name: str) -> Path | None:
     if plus and base.endswith(".py"):
         name = base
     return Path(name) if name.endswith(".py") or Path(name).is_absolute() else None
+
+
+def _takes(make: Callable[..., object], parameter: str) -> bool:
+    try:
+        return parameter in inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def _find(name: str) -> _Found:
@@ -135,6 +150,8 @@ def _decider(text: str) -> Decider:
     if name not in DECIDERS:
         raise UnknownPolicy(f"decider {name!r} is not known: use one of {', '.join(DECIDERS)}")
     try:
+        if number and int(number) < 0:
+            raise ValueError
         made: Decider = DECIDERS[name](int(number)) if number else DECIDERS[name]()
     except (ValueError, TypeError):
         raise UnknownPolicy(f"decider {text!r}: write a number of tokens after the colon, or nothing") from None

@@ -1,6 +1,6 @@
 """API keys: who may use the routes under `/v1` and the other routes that engines answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
@@ -10,23 +10,40 @@ from gateway.settings import SettingsError
 
 _BEARER = b"bearer "
 
+POLICY = "policy"
+"""What a key may do beside asking: choose a built-in policy for its request."""
+
 
 class Keys:
-    """The keys that are good; none at all: everybody may ask. Only digests are kept: comparing tells nothing."""
+    """The keys that are good, and what each may; none at all: everybody may ask.
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._good = frozenset(sha256(key.encode()).digest() for key in keys)
+    Only digests are kept: comparing tells nothing.
+    """
+
+    def __init__(self, keys: Mapping[str, bool] | None = None) -> None:
+        """Keys, and whether they may choose a policy."""
+        self._good = {sha256(key.encode()).digest(): chooses for key, chooses in (keys or {}).items()}
 
     @classmethod
     def load(cls, path: str) -> Self:
-        """One key per line; empty lines and lines that begin with `#` do not count. Raises `SettingsError`."""
+        """One key per line, and `policy` after it if it may choose one; empty lines and lines that begin with `#` do
+        not count. Raises `SettingsError`.
+        """
         if not path:
             return cls()
         try:
             lines = [line.strip() for line in Path(path).read_text().splitlines()]
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"api_keys_file: {path}: {error}") from None
-        keys = [line for line in lines if line and not line.startswith("#")]
+        keys = {}
+        for number, line in enumerate(lines, 1):
+            if line and not line.startswith("#"):
+                key, *rights = line.split()
+                if rights not in ([], [POLICY]):
+                    raise SettingsError(
+                        f"api_keys_file: {path}:{number}: write one key per line, with nothing after it but `{POLICY}`"
+                    )
+                keys[key] = bool(rights)
         if not keys:
             raise SettingsError(f"api_keys_file: {path} has no key: write one per line")
         return cls(keys)
@@ -38,14 +55,19 @@ class Keys:
         """From now on those are good."""
         self._good = other._good
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """`Authorization: Bearer KEY` (OpenAI's clients) or `X-Api-Key: KEY` (Anthropic's). Raises `ApiError` (401)."""
+    def check(self, headers: Mapping[bytes, bytes]) -> bool:
+        """`Authorization: Bearer KEY` (OpenAI's clients) or `X-Api-Key: KEY` (Anthropic's). Raises `ApiError` (401).
+
+        Returns whether the key may choose a policy.
+        """
         if not self._good:
-            return
+            return False
         key = headers.get(b"x-api-key", b"")
         given = headers.get(b"authorization", b"")
         if given[:7].lower() == _BEARER:
             key = given[7:].strip()
-        if sha256(key).digest() not in self._good:
+        chooses = self._good.get(sha256(key).digest())
+        if chooses is None:
             what = "Incorrect API key." if key else "No API key: send `Authorization: Bearer KEY`."
             raise ApiError(401, what, kind="authentication_error", code="invalid_api_key")
+        return chooses

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -78,7 +79,7 @@ class Serving:
         self._metrics = metrics
         self._tracing = tracing
         self._settings = settings
-        self._choices = built_in() if settings.policy_header else frozenset()
+        self._choices = built_in()
 
     async def __call__(self, call: Call, api: Api) -> None:
         started = time.perf_counter()
@@ -92,7 +93,7 @@ class Serving:
         span: Span = _UNTRACED
         outcome = "cancelled"
         try:
-            self._keys.check(headers)
+            chooses = self._keys.check(headers)
             if call.method != b"POST":
                 raise ApiError(405, f"{api.path} takes POST.", code="method_not_allowed")
             raw = call.ready(self._settings.max_body_bytes)
@@ -106,7 +107,7 @@ class Serving:
                     model = self._model(fields)
                     span = self._tracing.begin(api.name, model, headers)
                     x = await self._exchange(
-                        api, fields, model, len(raw), headers, request_id, chance[:8], span, started, may
+                        api, fields, model, len(raw), headers, request_id, chance[:8], span, started, may, chooses
                     )
                     status = await self._dispatcher.serve(x, client)
                 except ApiError as error:
@@ -185,6 +186,7 @@ class Serving:
         span: Span,
         started: float,
         elsewhere: bool,
+        chooses: bool,
     ) -> Exchange:
         limits = (bodies.number(fields, name) for name in api.limits)
         session = _session(headers, fields)
@@ -206,6 +208,8 @@ class Serving:
                 prefix=sight.reading.prefix,
                 output_tokens=next((limit for limit in limits if limit is not None), None),
                 whole=whole(api, fields),
+                ttft_slo_s=_objective(headers, b"x-baton-ttft-slo-ms") or self._settings.ttft_slo_s,
+                itl_slo_s=_objective(headers, b"x-baton-itl-slo-ms"),
             ),
             lasting=api is RESPONSES and bodies.flag(fields, "background"),
             stream=api.generates and bodies.flag(fields, "stream"),
@@ -213,11 +217,25 @@ class Serving:
             engine_id=request_id + b"-" + secret,
             headers=tuple((name, headers[name]) for name in _PASSED_ON if name in headers),
             span=span,
-            policy=self._policy(headers) if self._choices else "",
+            policy=self._policy(headers) if chooses or self._settings.policy_header else "",
             elsewhere=elsewhere,
             explain=b"x-baton-facts" in headers,
             started=started,
         )
+
+
+def _objective(headers: dict[bytes, bytes], name: bytes) -> float | None:
+    """The client's own objective, in seconds; None if it names none. Raises `ApiError`."""
+    given = headers.get(name)
+    if given is None:
+        return None
+    try:
+        wanted_s = float(given) * 1e-3
+    except ValueError:
+        wanted_s = 0.0
+    if not 0.0 < wanted_s < math.inf:
+        raise ApiError(400, f"`{name.decode()}` takes a number of milliseconds above 0.", code="invalid_objective")
+    return wanted_s
 
 
 def _session(headers: dict[bytes, bytes], fields: bodies.Fields) -> bytes:

@@ -26,7 +26,7 @@ HEADER = b"x-baton-fallback"
 
 REST_S = 5.0
 """A fleet that failed is not asked for so long."""
-REASONS = frozenset(("no_engine", "no_prefill_engine", "engine_unreachable", "engine_overloaded"))
+REASONS = frozenset(("no_engine", "no_prefill_engine", "engine_unreachable", "engine_overloaded", "saturated"))
 """Codes of errors that say: not here, not now, and nothing of it was done."""
 _PASSED_ON = (b"accept", b"user-agent", b"x-session-id", b"x-baton-facts", b"traceparent", b"tracestate")
 _NOT_THEIRS = (401, 403, 404, 408, 429)

@@ -20,7 +20,7 @@ from gateway.dispatch.relay import Cut, Tally, relay
 from gateway.dispatch.trail import Trail
 from gateway.dispatch.verdict import SPENT, Failure, Leg, Next
 from gateway.dispatch.watchdog import Overdue, Watchdog
-from gateway.errors import ApiError, Overloaded, unavailable
+from gateway.errors import ApiError, Overloaded, saturated, unavailable
 from gateway.fleet.booking import Booking
 from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import OK, Fleet
@@ -172,6 +172,8 @@ class Dispatcher:
         placed = time.perf_counter()
         x.placement = placement = self._router.place(x.request, snapshot, x.policy)
         x.times["route"] = time.perf_counter() - placed
+        if placement.saturated and not x.attempts and self._settings.refuse_saturated:
+            raise saturated(placement.saturated)
         x.attempts += 1
         prefill = self._fleet.engines[placement.prefill] if placement.prefill else None
         return prefill, self._fleet.engines[placement.decode]

@@ -74,6 +74,8 @@ class Engine:
         self.role = role
         self.host = host
         self.lease_s = lease_s
+        self.cost = 1.0
+        """What a second of it costs, against the others."""
         self.draining = False
         """Nothing new goes there, because somebody wants it so."""
         self.offers: contract.Role | None = None
@@ -140,6 +142,7 @@ class Engine:
         self.wanted = wanted
         self.role, self.host, self.lease_s = wanted.role, wanted.host, wanted.lease_s
         self.pace.prior = wanted.speed
+        self.cost = wanted.cost
         self.draining = wanted.drain
 
     @property
@@ -255,6 +258,7 @@ class Engine:
             prefill_since_s=self.backlog.since_s,
             kv_tokens=int(self.kv_room * self.sharing.factor),
             speed=pace.speed,
+            cost=self.cost,
         )
 
     def __repr__(self) -> str:

@@ -145,5 +145,6 @@ def wanted_of(engine: Record, alone: bool = True) -> Wanted:
         host=engine.host,
         lease_s=engine.lease_s,
         speed=engine.speed or contract.ASSUMED,
+        cost=engine.cost,
         drain=engine.drain,
     )

@@ -38,6 +38,8 @@ class Wanted:
     lease_s: float = LEASE_S
     speed: contract.Speed = contract.ASSUMED
     """How fast it is, until that is seen."""
+    cost: float = 1.0
+    """What a second of it costs, against the others."""
     drain: bool = False
     """Nothing new goes there, and it stays in the fleet."""
 
@@ -57,6 +59,7 @@ def of_file(file: FleetFile) -> list[Wanted]:
             host=e.host,
             lease_s=file.models[e.model].lease_s,
             speed=profiles.load(e.profile).speed if e.profile else contract.ASSUMED,
+            cost=e.cost,
             drain=e.drain,
         )
         for e in file.engines

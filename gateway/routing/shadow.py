@@ -1,6 +1,8 @@
-"""A second policy that is asked after the live one and never obeyed: would it have decided the same, and how fast?"""
+"""A second policy that is asked after the live one and never obeyed: would it have decided the same, what
+would have come of it, and how fast?"""
 
 import logging
+import math
 import random
 import time
 
@@ -9,6 +11,7 @@ from gateway.routing.slot import Slot
 from gateway.routing.watchdog import Watchdog
 from gateway.telemetry.metrics import Metrics
 from policies.contract import Fleet, Placement, Request
+from policies.foretell import ttft_s
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class Shadow:
         self._chance = random.Random()
 
     def ask(self, request: Request, fleet: Fleet, obeyed: Placement) -> None:
-        """Count whether the shadow agrees with a placement. Never raises."""
+        """Count whether the shadow agrees with a placement, and when each would bring the first token. Never raises."""
         if self._ratio < 1 and self._chance.random() >= self._ratio:
             return
         entry, metrics = self._slot.entry, self._metrics
@@ -42,6 +45,10 @@ class Shadow:
                 ("prefill", placement.prefill == obeyed.prefill),
             ):
                 metrics.shadow_agreement(entry.label, leg, "yes" if same else "no").inc()
+            done_s, would_s = ttft_s(obeyed, request, fleet), ttft_s(placement, request, fleet)
+            if math.isfinite(done_s) and math.isfinite(would_s):
+                metrics.shadow_ttft(entry.label, "live").inc(max(0.0, done_s))
+                metrics.shadow_ttft(entry.label, "shadow").inc(max(0.0, would_s))
         took_s = time.perf_counter() - start
         if not cause and took_s > self._budget_s:
             cause = "overrun"

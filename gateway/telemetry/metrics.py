@@ -73,6 +73,13 @@ class Metrics:
         self.shadow_agreement = counter(
             "baton_shadow_agreement", "Whether the shadow chose the engine that was used.", "policy", "leg", "agrees"
         )
+        self.shadow_ttft = counter(
+            "baton_shadow_predicted_ttft_seconds",
+            "Predicted times to first token of the requests that the shadow was asked for, summed: as they were placed "
+            "(live), and as it would have placed them (shadow).",
+            "policy",
+            "of",
+        )
         self.shadow_errors = counter("baton_shadow_errors", "Decisions of the shadow that failed.", "policy", "cause")
         self.shadow_decision = histogram(
             "baton_shadow_decision_seconds", "Time of one decision of the shadow.", _DECISION, "policy"

@@ -27,6 +27,8 @@ class Member(msgspec.Struct, frozen=True):
     role: Role
     host: str
     profile: Profile
+    cost: float = 1.0
+    """What a second of it costs, against the others."""
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -87,7 +89,7 @@ def shape(text: str, profile: Profile, hosts: int = 1, slow_gbps: float | None =
 def from_file(path: Path, profile: Profile) -> Shape:
     """The engines of a fleet file; those that name no profile have this one. Raises `FleetError`, `UnknownProfile`."""
     file = FleetFile.load(path)
-    members = [Member(e.name, e.role, e.host, load(e.profile) if e.profile else profile) for e in file.engines]
+    members = [Member(e.name, e.role, e.host, load(e.profile) if e.profile else profile, e.cost) for e in file.engines]
     links = _links({m.host for m in members}, profile, None)
     links |= {(link.a, link.b): Link(gbps=link.gbps, latency_us=link.latency_us) for link in file.links}
     return Shape(_checked(members), links)

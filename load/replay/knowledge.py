@@ -150,6 +150,7 @@ class Known:
             prefill_since_s=booked.backlog.since_s,
             kv_tokens=int(node.core.blocks.capacity * self._size * node.sharing.factor),
             speed=pace.speed if pace is not None else self._speeds[node.index],
+            cost=node.member.cost,
         )
 
     def _pool(self, gateway: int) -> int:

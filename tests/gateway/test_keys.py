@@ -45,7 +45,7 @@ async def test_only_keys_of_the_file_are_served(file: Path, headers: dict[str, s
             assert (await pair.http.get(path)).status_code == 200
 
 
-@pytest.mark.parametrize("text", [None, "", "# nothing\n"])
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", "sk-one sk-two\n", "sk-one policy sk-two\n"])
 async def test_a_file_without_keys_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "keys"
     if text is not None:

@@ -202,6 +202,10 @@ async def test_the_shadow_is_asked_and_never_obeyed(watched: Path) -> None:
         assert placed(g, "mine") == 0
         assert agreement(g, "prefill", "yes") == 0
         assert g.metric("baton_shadow_decision_seconds_count", policy="mine") >= agreement(g, "prefill", "no") > 0
+        ttft_s = [
+            g.metric("baton_shadow_predicted_ttft_seconds_total", policy="mine", of=of) for of in ("live", "shadow")
+        ]
+        assert 0 < ttft_s[1] < ttft_s[0], "it prefills where it decodes, which spares a leg"
         drop(watched / "shadow" / "loops.py", LOOPS)
         await until(lambda: swaps(g, "loops", "rolled_back") == 1, WITHIN_S)
         assert live(g, "shadow") == "mine"
@@ -230,6 +234,41 @@ async def test_a_policy_of_the_settings_that_stalls_is_given_up(tmp_path: Path) 
         assert live(g) == "least_loaded"
 
 
+FULL = """from policies.contract import Fleet, Placement, Request
+
+class Full:
+    def place(self, request: Request, fleet: Fleet) -> Placement:
+        wanted = (request.ttft_slo_s, request.itl_slo_s)
+        cause = {(0.25, 0.03): "queues", (2.0, 0.001): "memory"}.get(wanted, "")
+        return Placement(decode=fleet.decoders[0].name, reason="first", saturated=cause)
+"""
+LATE = {"x-baton-ttft-slo-ms": "250", "x-baton-itl-slo-ms": "30"}
+SLOW = {"x-baton-itl-slo-ms": "1"}
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+async def test_what_no_engine_can_serve_in_time_is_refused_where_that_is_wanted(tmp_path: Path, refuse: bool) -> None:
+    drop(tmp_path / "full.py", FULL)
+    async with gateway(policy=str(tmp_path / "full.py"), refuse_saturated=refuse) as g:
+        assert (await g.http.post("/v1/completions", json=BODY)).status_code == 200
+        for cause, headers in (("queues", LATE), ("memory", SLOW)):
+            answer = await g.http.post("/v1/completions", json=BODY, headers=headers)
+            assert answer.status_code == (429 if refuse else 200)
+            assert g.metric("baton_saturated_total", policy="full", cause=cause) == 1
+            if refuse:
+                assert answer.json()["error"]["code"] == "saturated"
+                assert answer.headers["retry-after"] == "1"
+    assert g.booked() == 0
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-5", "nan", "inf"])
+async def test_an_objective_that_is_none_is_said(given: str) -> None:
+    async with gateway() as g:
+        answer = await g.http.post("/v1/completions", json=BODY, headers={"x-baton-ttft-slo-ms": given})
+        assert answer.status_code == 400
+        assert "x-baton-ttft-slo-ms" in answer.json()["error"]["message"]
+
+
 async def test_a_client_chooses_a_policy_where_it_may() -> None:
     chosen = {"x-baton-policy": "least_loaded"}
     async with gateway(policy_header=True) as g:
@@ -242,6 +281,16 @@ async def test_a_client_chooses_a_policy_where_it_may() -> None:
     async with gateway() as g:
         assert (await g.http.post("/v1/completions", json=BODY, headers=chosen)).status_code == 200
         assert (placed(g, "least_loaded"), placed(g, "round_robin")) == (0, 1)
+
+
+async def test_a_client_chooses_a_policy_if_its_key_allows_it(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("sk-one\nsk-two  policy\n")
+    async with gateway(api_keys_file=str(tmp_path / "keys")) as g:
+        for key in ("sk-one", "sk-two"):
+            headers = {"x-baton-policy": "least_loaded", "x-api-key": key}
+            assert (await g.http.post("/v1/completions", json=BODY, headers=headers)).status_code == 200
+            assert placed(g, "least_loaded") == (key == "sk-two")
+        assert placed(g, "round_robin") == 1
 
 
 def test_a_folder_that_is_none_is_said() -> None:

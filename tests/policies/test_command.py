@@ -23,7 +23,9 @@ def test_list_names_every_policy_and_what_it_does() -> None:
     rows = json.loads(ran("list", "--json"))
     assert [row["name"] for row in rows] == names()
     assert all(row["from"] == "built in" and row["what"] for row in rows)
-    assert "least_loaded" in ran("list")
+    shown = ran("list")
+    assert "least_loaded" in shown
+    assert "+suffix_length" in shown
 
 
 def test_check_shows_cases_and_times() -> None:

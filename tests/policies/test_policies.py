@@ -106,6 +106,10 @@ def test_the_registry_names_what_there_is() -> None:
         create("nothing")
     with pytest.raises(UnknownPolicy, match="no method place"):
         create("builtins:dict")
+    with pytest.raises(UnknownPolicy, match="takes no decider"):
+        create("joint+never")
+    with pytest.raises(UnknownPolicy, match="a number of tokens"):
+        create("kv_cost+suffix_length:-1")
 
 
 def test_joint_takes_a_slow_tier_for_what_it_is() -> None:
