@@ -22,6 +22,8 @@ _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 UNKNOWN = "unknown"
 """The model of a request that names none that an engine serves."""
 _EJECTED = {Phase.CLOSED: 0.0, Phase.TRIED: 0.5, Phase.OPEN: 1.0}
+_PREFILLED = ("token_s", "context_s", "mix")
+_SPEED = (*_PREFILLED, "step_s", "sequence_s", "kv_s")
 _DECISION = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 
 
@@ -192,6 +194,12 @@ class _FleetState(Collector):
             "How far predicted times were off lately, as a share; by kind of prediction.",
             labels=["engine", "kind"],
         )
+        speed = GaugeMetricFamily(
+            "baton_engine_fitted_seconds",
+            "Fitted speed: of a prefilled token, of each token before it (context), of a decode step, of each sequence "
+            "and each KV token in it; how many times longer prefills take beside decodes (mix).",
+            labels=["engine", "of"],
+        )
         late = GaugeMetricFamily(
             "baton_engine_lateness", "How many times longer than fitted prefills take now.", labels=["engine"]
         )
@@ -227,6 +235,8 @@ class _FleetState(Collector):
             for kind, share in engine.pace.error.items():
                 error.add_metric([engine.name, kind], share)
             late.add_metric([engine.name], engine.pace.lateness)
+            for part in _SPEED if engine.role.decodes else _PREFILLED:
+                speed.add_metric([engine.name, part.removesuffix("_s")], getattr(engine.pace.base, part))
             for leg in engine.legs:
                 breaker.add_metric([engine.name, leg], _EJECTED[engine.breakers[leg].phase])
                 ejections.add_metric([engine.name, leg], engine.ejections.get(leg, 0))
@@ -234,5 +244,5 @@ class _FleetState(Collector):
             usage.add_metric([engine.name], engine.kv_usage)
             drift.add_metric([engine.name], engine.drift)
             odd.add_metric([engine.name], engine.drift_s)
-        yield from (up, taking, flight, tokens, connections, error, late)
+        yield from (up, taking, flight, tokens, connections, error, speed, late)
         yield from (breaker, ejections, spared, usage, drift, odd)

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.settings import Settings
 from gateway.telemetry.tracing import Tracing
-from tests.gateway.conftest import Pair, make_pair
+from policies.contract import ASSUMED
+from tests.gateway.conftest import Pair, make_pair, until
 
 SECRET = "the quick brown secret "
 BODY: dict[str, Any] = {"model": "m", "prompt": SECRET * 20, "max_tokens": 8, "stream": True}
@@ -46,6 +47,25 @@ async def test_metrics_are_prometheus_text_without_anybodys_words(pair: Pair) ->
     assert all(name.startswith("baton_") for name in families)
     assert SECRET.split()[3] not in text
     assert "my-request" not in text
+
+
+async def test_fitted_speeds_are_shown_and_another_process_begins_anew(pair: Pair) -> None:
+    def shown(name: str, **labels: str) -> float:
+        return pair.gateway.metric(name, engine=pair.prefill.name, **labels)
+
+    await until(lambda: all(engine.enrolled for engine in pair.gateway.app.fleet), 10)
+    for _ in range(3):
+        assert (await pair.http.post("/v1/completions", json=BODY)).status_code == 200
+    assert shown("baton_prediction_error", kind="prefill") > 0
+    fitted_s = shown("baton_engine_fitted_seconds", of="token")
+    assert 0 < fitted_s < ASSUMED.token_s, "the double takes no time"
+    await pair.prefill.die()
+    up = {"role": "prefill", "model": "m"}
+    await until(lambda: shown("baton_engine_up", **up) == 0, 10)
+    await pair.prefill.revive()
+    await until(lambda: shown("baton_prediction_error", kind="prefill") == 0, 10)
+    assert shown("baton_engine_lateness") == 1
+    assert shown("baton_engine_fitted_seconds", of="token") == ASSUMED.token_s
 
 
 async def test_in_flight_is_seen_while_it_is_in_flight() -> None:
