@@ -103,12 +103,19 @@ def tree(guard: int) -> list[int]:
 
 def cpu_s(guard: int) -> dict[int, float]:
     """CPU seconds that each process of a guarded tree has used, threads that ended included."""
-    return {process: time.clock_gettime((~process << 3) | _SCHEDULER) for process in tree(guard)}
+    used = {}
+    for process in tree(guard):
+        with suppress(OSError):  # it ended just now
+            used[process] = time.clock_gettime((~process << 3) | _SCHEDULER)
+    return used
 
 
 def rss_mb(guard: int) -> float:
     """Resident memory of a guarded process tree."""
-    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in tree(guard))
+    pages = 0
+    for process in tree(guard):
+        with suppress(OSError):  # it ended just now
+            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import build
 from load.blaster import STREAM, Counts, one, request
+from load.relay import cpu_s, rss_mb
 from load.standin import CHUNKS, STREAM_HEAD
 
 
@@ -53,6 +56,14 @@ def test_ctrl_c_before_anything_was_measured(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("load.commands.measure", interrupted)
     result = CliRunner().invoke(build("load"), ["load", "relay"])
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
+
+
+def test_a_process_that_ends_while_it_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr("load.relay.tree", lambda guard: [ended.pid, os.getpid()])
+    assert list(cpu_s(0)) == [os.getpid()]
+    assert rss_mb(0) > 10
 
 
 async def check(chunks: list[bytes]) -> Counts:
