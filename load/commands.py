@@ -18,7 +18,7 @@ from load.index import index
 from load.live.command import check
 from load.live.playing import play
 from load.prompt import prompt
-from load.relay import OURS, WORKS, Figures, measure, surroundings
+from load.relay import NAMES, OURS, WORKS, Figures, filled, measure, surroundings
 
 app = typer.Typer(help="Make traffic and measure.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -56,14 +56,16 @@ def relay(
     if unknown:
         typer.secho(f"baton load relay: no work {', '.join(unknown)}: use {', '.join(WORKS)}", fg="red", err=True)
         raise typer.Exit(2)
-    peers = dict(given.partition("=")[::2] for given in peer or ())
-    if bad := [name for name, command in peers.items() if not name or not command]:
-        typer.secho(f"baton load relay: --peer {bad[0]!r}: write NAME=COMMAND", fg="red", err=True)
-        raise typer.Exit(2)
-    targets = {**OURS, **peers}
+    targets = dict(OURS)
+    for given in peer or ():
+        try:
+            _add(targets, *given.partition("=")[::2])
+        except ValueError as error:
+            typer.secho(f"baton load relay: --peer {error}", fg="red", err=True)
+            raise typer.Exit(2) from None
     plan = [(name, target) for _ in range(rounds) for name in work or usual for target in targets]
     runs: dict[tuple[str, str], list[Figures]] = {}
-    stopped = False
+    status = 0
     try:
         with surroundings() as names, bar() as progress:
             task = progress.add_task("measuring", total=len(plan))
@@ -73,19 +75,28 @@ def relay(
                 progress.advance(task)
     except KeyboardInterrupt:
         typer.echo("stopped; what was measured until then:" if any(runs.values()) else "stopped", err=True)
-        stopped = True
+        status = 130
     except RuntimeError as error:
-        typer.secho(f"baton load relay: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+        until = "; what was measured until then:" if any(runs.values()) else ""
+        typer.secho(f"baton load relay: {error}{until}", fg="red", err=True)
+        status = 1
     medians = {key: _median(figures) for key, figures in runs.items() if figures}
     if as_json:
         typer.echo(json.dumps([{"work": w, "target": t, **dataclasses.asdict(f)} for (w, t), f in medians.items()]))
     elif medians:
         Console().print(_table(medians))
-    if stopped:
-        raise typer.Exit(130)
-    if any(figures.bad for figures in medians.values()):
-        raise typer.Exit(1)
+    if status or any(figures.bad for figures in medians.values()):
+        raise typer.Exit(status or 1)
+
+
+def _add(targets: dict[str, str], name: str, command: str) -> None:
+    """Add a peer. Raises `ValueError`."""
+    if not name or not command:
+        raise ValueError(f"{name!r}: write NAME=COMMAND")
+    if name in targets:
+        raise ValueError(f"{name!r}: that name is taken: choose another")
+    filled(command, dict.fromkeys(NAMES, ""))
+    targets[name] = command
 
 
 def _median(runs: list[Figures]) -> Figures:

@@ -38,6 +38,9 @@ OURS = {"baton": FULL, "load-only": LOAD_ONLY}
 Policies that give every request both legs: `joint` would spare stand-ins, which compute nothing, the first.
 """
 
+NAMES = ("port", "p0", "p1", "d0", "d1", "redis", "tokenizer", "keys")
+"""What a gateway's command may name in braces."""
+
 START_S = 60.0
 SERVED = 5
 """Requests answered a tenth of a second apart, before a gateway counts as started."""
@@ -161,6 +164,15 @@ def pinned(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def filled(command: str, names: Mapping[str, object]) -> list[str]:
+    """The words of a command, with values for the names in braces. Raises `ValueError` with the mend."""
+    try:
+        return shlex.split(command.format_map(names))
+    except (AttributeError, LookupError, ValueError) as error:
+        why = f"no name {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{command!r}: {why}: names in braces: {', '.join(NAMES)}") from None
+
+
 def measure(command: str, work: Work, seconds: float, names: Mapping[str, str]) -> Figures:
     """One run of one gateway; `names` are put into its command. Raises `RuntimeError` if that starts none."""
     theirs, ours = cores()
@@ -168,11 +180,7 @@ def measure(command: str, work: Work, seconds: float, names: Mapping[str, str]) 
     engines = [next(ports) for _ in range(4)]
     port = next(ports)
     urls = dict(zip(("p0", "p1", "d0", "d1"), (f"http://127.0.0.1:{p}" for p in engines), strict=True))
-    try:
-        argv = shlex.split(command.format(port=port, **urls, **names))
-    except (LookupError, ValueError) as error:
-        known = ", ".join(("port", *urls, *names))
-        raise RuntimeError(f"{command!r}: {error!r}: names in braces: {known}") from None
+    argv = filled(command, {"port": port, **urls, **names})
     standin = [sys.executable, "-m", "load.standin", str(work.interval_s), str(work.pause_s), *map(str, engines)]
 
     def load(seconds: float) -> Counts:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import build
 from load.blaster import STREAM, Counts, one, request
-from load.relay import cpu_s, rss_mb
+from load.relay import Figures, cpu_s, rss_mb
 from load.standin import CHUNKS, STREAM_HEAD
 
 
@@ -36,7 +36,9 @@ def test_unknown_work_is_named() -> None:
     ("peer", "status", "said"),
     [
         ("other", 2, "write NAME=COMMAND"),
-        ("other=serve {nowhere}", 1, "names in braces: port, p0"),
+        ("other=serve {nowhere}", 2, "no name 'nowhere': names in braces: port, p0"),
+        ("other=serve {", 2, "names in braces: port, p0"),
+        ("other='serve", 2, "No closing quotation"),
         ("other=/nowhere/gateway", 1, "/nowhere/gateway ended with 127 before it answered"),
     ],
 )
@@ -47,6 +49,24 @@ def test_a_peer_that_cannot_be_started_is_named(
     arguments = ["load", "relay", "--peer", peer, "--work", "request-2k", "--rounds", "1"]
     result = CliRunner().invoke(build("load"), arguments)
     assert (result.exit_code, result.stdout) == (status, "") and said in result.stderr, result.output
+
+
+def test_a_name_is_given_once() -> None:
+    result = CliRunner().invoke(build("load"), ["load", "relay", "--peer", "baton=serve"])
+    assert (result.exit_code, result.stdout) == (2, "") and "that name is taken" in result.stderr
+
+
+def test_what_was_measured_before_a_peer_failed_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(command: str, *_: object) -> Figures:
+        if command == "fails":
+            raise RuntimeError("fails did not answer")
+        return Figures(1.0, "request", 2.0, 3.0, 4.0, 0.0, 5.0, 6, 0)
+
+    monkeypatch.setattr("load.commands.measure", measured)
+    arguments = ["load", "relay", "--peer", "other=fails", "--work", "request-2k", "--rounds", "1", "--json"]
+    result = CliRunner().invoke(build("load"), arguments)
+    assert result.exit_code == 1 and "fails did not answer; what was measured until then" in result.stderr
+    assert [figures["target"] for figures in json.loads(result.stdout)] == ["baton", "load-only"]
 
 
 def test_ctrl_c_before_anything_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
