@@ -19,7 +19,7 @@ from gateway.fleet.breaker import Phase
 from gateway.fleet.engine import Engine
 from gateway.fleet.fleet import Fleet
 from gateway.index.lookup import Lookup
-from gateway.telemetry.merge import merge
+from gateway.telemetry.lives import Lives
 from gateway.telemetry.metrics import Metrics
 
 _BALANCER_S = 60.0
@@ -161,11 +161,13 @@ def routes(keys: Keys, fleet: Fleet, metrics: Metrics, readiness: Readiness, sib
     async def livez(request: Request) -> Response:
         return json({"alive": True})
 
-    async def others(request: Request) -> list[httpx.Response]:
-        """What the other workers say of themselves; none if this one is asked for alone (`?worker`)."""
+    lives = Lives(siblings.folder, siblings.number, siblings.count) if siblings is not None else None
+
+    async def others(request: Request) -> dict[int, httpx.Response]:
+        """What the other workers say of themselves; nothing if this one is asked for alone (`?worker`)."""
         if siblings is None or "worker" in request.query_params:
-            return []
-        return list((await siblings.ask(f"{request.url.path}?worker&{request.url.query}")).values())
+            return {}
+        return await siblings.ask(f"{request.url.path}?worker&{request.url.query}")
 
     async def readyz(request: Request) -> Response:
         verbose = "verbose" in request.query_params
@@ -176,18 +178,21 @@ def routes(keys: Keys, fleet: Fleet, metrics: Metrics, readiness: Readiness, sib
             return failed(error)
         answers = await others(request)
         own = readiness.report() if verbose else {"ready": readiness.asked()}
-        report = together([own, *(msgspec.json.decode(answer.content) for answer in answers)])
+        report = together([own, *(msgspec.json.decode(answer.content) for answer in answers.values())])
         return json(report, 200 if report["ready"] else 503)
 
     async def health(request: Request) -> Response:
-        ready = readiness.asked() and all(answer.is_success for answer in await others(request))
+        ready = readiness.asked() and all(answer.is_success for answer in (await others(request)).values())
         return Response(status_code=200 if ready else 503)
 
     async def scrape(request: Request) -> Response:
         answers = await others(request)
-        text = metrics.render()
-        if answers:
-            text = await asyncio.to_thread(merge, [text.decode(), *(answer.text for answer in answers)])
+        text = metrics.render().decode()
+        if lives is not None and "worker" in request.query_params:
+            text = await asyncio.to_thread(lives.own, text)
+        elif lives is not None:
+            said = {number: answer.text for number, answer in answers.items() if answer.is_success}
+            text = await asyncio.to_thread(lives.all, text, said)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [

@@ -13,7 +13,9 @@ class Siblings:
     """Worker `number` of `count`; `folder` holds a socket for each."""
 
     def __init__(self, folder: str, number: int, count: int) -> None:
+        self.folder = Path(folder)
         self.number = number
+        self.count = count
         self.orders = Path(folder, "orders.json")
         """Where an operator's orders are written down for all workers."""
         self._paths = [str(Path(folder, f"{n}.sock")) for n in range(count)]

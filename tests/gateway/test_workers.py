@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engines.double import Double
+from gateway.telemetry.lives import Lives
 from gateway.telemetry.merge import merge
 from tests.ports import fresh_port
 
@@ -121,9 +122,13 @@ async def test_two_workers_count_as_one_and_any_of_them_may_die() -> None:
         one, _ = gateway.workers()
         one.kill()
         await ended([one])
+        assert await metric(gateway.url, "baton_requests_total") == 40
         answers = await asyncio.gather(*(gateway.ask() for _ in range(20)))
         assert {answer.status_code for answer in answers} == {200}
         await gateway.full()
+        for _ in range(3):  # what the dead one counted is not forgotten
+            assert await metric(gateway.url, "baton_requests_total") == 60
+            assert await metric(gateway.url, "baton_engine_up") == 2
         assert one.pid not in [worker.pid for worker in gateway.workers()]
 
         (valkey,) = gateway.valkey()
@@ -179,6 +184,28 @@ async def test_what_no_worker_could_start_with_is_said_once(flags: list[str], sa
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_counters_do_not_fall_when_a_worker_dies(tmp_path: Path) -> None:
+    def text(count: int, busy: int) -> str:
+        return (
+            f"# TYPE c_total counter\nc_total {count}\n# TYPE baton_in_flight gauge\nbaton_in_flight {busy}\n"
+            f'# TYPE h histogram\nh_bucket{{le="+Inf"}} {count}\nh_count {count}\nh_sum {count}\n'
+        )
+
+    def values(text: str) -> list[float]:
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return [sample.value for sample in samples if sample.name in ("c_total", "h_count", "baton_in_flight")]
+
+    one = Lives(tmp_path, 0, 2)
+    assert values(one.all(text(5, 2), {1: text(7, 3)})) == [12, 5, 12]
+    assert values(one.all(text(6, 2), {})) == [13, 2, 13]  # what is in flight there is not known
+    other = Lives(tmp_path, 1, 2)
+    assert values(other.own(text(1, 1))) == [8, 1, 8]
+    for _ in range(2):
+        assert values(other.all(text(1, 1), {0: text(6, 2)})) == [14, 3, 14]
+    third = Lives(tmp_path, 1, 2)
+    assert values(third.all(text(0, 0), {0: text(6, 2)})) == [14, 2, 14]
 
 
 def test_merged_metrics_are_sums_where_that_makes_sense() -> None:
