@@ -1,7 +1,7 @@
 """API keys: who may use the routes under `/v1` and the other routes that engines answer."""
 
 from collections.abc import Mapping
-from hashlib import sha256
+from hashlib import blake2s
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ class Keys:
 
     def __init__(self, keys: Mapping[str, bool] | None = None) -> None:
         """Keys, and whether they may choose a policy."""
-        self._good = {sha256(key.encode()).digest(): chooses for key, chooses in (keys or {}).items()}
+        self._good = {blake2s(key.encode()).digest(): chooses for key, chooses in (keys or {}).items()}
 
     @classmethod
     def load(cls, path: str) -> Self:
@@ -66,7 +66,7 @@ class Keys:
         given = headers.get(b"authorization", b"")
         if given[:7].lower() == _BEARER:
             key = given[7:].strip()
-        chooses = self._good.get(sha256(key).digest())
+        chooses = self._good.get(blake2s(key).digest())
         if chooses is None:
             what = "Incorrect API key." if key else "No API key: send `Authorization: Bearer KEY`."
             raise ApiError(401, what, kind="authentication_error", code="invalid_api_key")

@@ -4,7 +4,7 @@ Source: transformers `utils/chat_template_utils.py`; vLLM `renderers/hf.py` for 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -27,6 +27,21 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+_OF_DICTS = frozenset(dir(dict))
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Finds `message.role` in a dict without looking for an attribute first, which fails by an exception each time."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is not dict or attribute in _OF_DICTS:
+            return super().getattr(obj, attribute)
+        try:
+            return obj[attribute]
+        except KeyError:
+            return self.undefined(obj=obj, name=attribute)
+
+
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
@@ -43,8 +58,8 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+def _environment() -> _Environment:
+    made = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     made.filters["tojson"] = _tojson
     made.globals["raise_exception"] = _raise_exception
     made.globals["strftime_now"] = _strftime_now
@@ -65,9 +80,14 @@ class ChatTemplate:
         """Whether it wants a message's content as a list of parts."""
         self.developer = '"developer"' in source or "'developer'" in source
         """Whether it knows the role `developer`."""
-        template = environment.from_string(source)
-        template.globals = dict(template.globals)  # a ChainMap until now, copied for each rendering
-        self.render: Callable[..., str] = template.render
+        self._template = environment.from_string(source)
+        self._globals = dict(self._template.globals)
+        self._template.globals = {}  # they are among the variables, which spares each rendering two copies
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text. Raises whatever the template does."""
+        template = self._template
+        return "".join(template.root_render_func(template.new_context({**self._globals, **variables}, shared=True)))
 
 
 @lru_cache(32)

@@ -7,9 +7,7 @@ import logging
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
-
-import msgspec
+from typing import Any, NamedTuple, Self
 
 from gateway.prompt.apis import CHAT, COMPLETIONS, Api
 from gateway.prompt.body import Fields, given
@@ -37,7 +35,7 @@ _WARM = "Once upon a time, in 1999: {'a': [1, 2]} — naïve 漢字.\n" * 20
 __all__ = ["Prompt", "Reader", "UnreadableModel"]
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class Prompt(NamedTuple):
     """What was read of a request."""
 
     ids: bytes | None
@@ -74,7 +72,7 @@ class Reader:
     def read(self, api: Api, fields: Fields) -> Prompt:
         """The ids of a prompt, or why there are none. Never raises for what a client sent."""
         try:
-            for name in _UNREAD & fields.keys():
+            for name in _UNREAD.intersection(fields):
                 if given(fields, name):
                     raise Unread(f"{name} changes the prompt")
             if api is CHAT:

@@ -116,17 +116,17 @@ def chat(template: ChatTemplate, fields: Fields, special: Mapping[str, str], def
     if not template.developer:
         messages = without_developer(messages)
     merged = {**defaults, **options.variables}
-    variables = {name: given for name, given in merged.items() if name in template.variables}
-    if options.resume:
-        final = _tagged(messages, template)
+    variables: dict[str, Any] = {
+        **special,
+        **{name: given for name, given in merged.items() if name in template.variables},
+        "messages": messages,
+        "tools": options.tools,
+        "documents": options.documents,
+        "add_generation_prompt": options.begin,
+    }
+    final = _tagged(messages, template) if options.resume else ""
     try:
-        text = template.render(
-            messages=messages,
-            tools=options.tools,
-            documents=options.documents,
-            add_generation_prompt=options.begin,
-            **{**special, **variables},
-        )
+        text = template.render(variables)
     except Exception as error:  # a template may fail in any way; the engine then refuses the request
         raise Unread(f"the template refuses it: {type(error).__name__}") from None
     if options.resume:
