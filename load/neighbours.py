@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from functools import partial
 
 from gateway.index.contract import InFlight
 from gateway.index.redis import RedisIndex
@@ -30,7 +31,8 @@ async def neighbours(
             other = await RedisIndex.connect(url, namespace, gateway=f"other-{number}", budget_s=5.0)
             stack.push_async_callback(other.close)
             busy = chance.sample(engines, min(MOST, len(engines)))
-            other.publish({engine: InFlight(*[number + 1] * len(InFlight._fields)) for engine in busy})
+            told = {engine: InFlight(*[number + 1] * len(InFlight._fields)) for engine in busy}
+            other.publish(partial(dict, told))
             others.append(other)
 
         async def telling() -> None:

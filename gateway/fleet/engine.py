@@ -106,6 +106,7 @@ class Engine:
         """Those of them that are LoRA adapters of `model`."""
         self.started_s = 0.0
         """When its process started (Unix time); 0 while unknown."""
+        self._run = (-1.0, "")
         self.enrolled = False
         """Whether this incarnation has been asked all that the gateway wants to know of it."""
         self.renders = False
@@ -184,7 +185,9 @@ class Engine:
     @property
     def incarnation(self) -> str:
         """This run of it, by a name that all gateways share: a restarted engine holds nothing of what it held."""
-        return f"{self.url}#{self.started_s:.0f}"
+        if self._run[0] != self.started_s:
+            self._run = self.started_s, f"{self.url}#{self.started_s:.0f}"
+        return self._run[1]
 
     @property
     def in_flight(self) -> InFlight:

@@ -8,7 +8,7 @@ What engines hold is written through a `Writer`, one for each holder, and `match
 re-stores and duplicates included. `expect` and `learn` are guesses that end by themselves; they are reported apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -143,12 +143,12 @@ class Index(Protocol):
         on; what was known before is forgotten."""
         ...
 
-    def publish(self, loads: Mapping[str, InFlight]) -> None:
-        """What this gateway has in flight now, by engine URL; travels with the next call, or the next beat."""
+    def publish(self, loads: Callable[[], Mapping[str, InFlight]]) -> None:
+        """`loads` says what this gateway has in flight, by engine URL: it is asked when others should know."""
         ...
 
     def beat(self) -> None:
-        """Tell the other gateways what was published; what is not told again is forgotten after some seconds."""
+        """Tell the other gateways, if there is news; what is not told again is forgotten after some seconds."""
         ...
 
     async def stats(self) -> Stats:

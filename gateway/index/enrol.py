@@ -171,6 +171,7 @@ class Enrolment:
                 mode = self._settings.prompt_mode
                 prompts = Prompts(engine.model, size, reader, why, None if mode == "auto" else Mode(mode))
                 index, leases = await open_index(self._settings, f"{engine.model}:{size}")
+                index.publish(self._fleet.loads)
                 del self._read[engine.model]
                 namespace = Namespace(prompts, index, Ingest(index, leases, engine.model, size))
                 self._lookup.namespaces[engine.model] = namespace

@@ -5,7 +5,8 @@ two buckets that take turns: when the older one is dropped, all in it has ended.
 prompt that shares 500 blocks with an earlier one is found 480 deep.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 FIRST, GRID = 4, 32
 """The first block whose hash is kept, and how far apart they are once doubling has come so far."""
@@ -14,15 +15,22 @@ ENTRIES = 1 << 20
 """Hashes in one bucket at most; further guesses are not kept until it is dropped."""
 
 
-def grid(hashes: bytes) -> Iterator[tuple[int, bytes]]:
-    """The depths (blocks) at which a prompt is remembered, and the hash at each."""
-    blocks = len(hashes) // 8
+@lru_cache(1024)
+def depths(blocks: int) -> tuple[int, ...]:
+    """The depths at which a prompt of so many blocks is remembered."""
+    found = []
     depth = FIRST
     while depth < blocks:
-        yield depth, hashes[8 * depth - 8 : 8 * depth]
+        found.append(depth)
         depth += min(depth, GRID)
     if blocks:
-        yield blocks, hashes[8 * blocks - 8 : 8 * blocks]
+        found.append(blocks)
+    return tuple(found)
+
+
+def grid(hashes: bytes) -> list[bytes]:
+    """The hashes under which a prompt is remembered: those at its depths."""
+    return [hashes[8 * depth - 8 : 8 * depth] for depth in depths(len(hashes) // 8)]
 
 
 class Guesses:
@@ -39,7 +47,7 @@ class Guesses:
         ends = self._turn(ttl_s) + ttl_s
         if len(self._now) >= ENTRIES:
             return
-        for _, key in grid(hashes):
+        for key in grid(hashes):
             holders = self._now.setdefault(key, {})
             for engine in engines:
                 holders[engine] = ends
@@ -50,7 +58,7 @@ class Guesses:
             return {}
         now = self._clock()
         found: dict[str, int] = {}
-        for depth, key in grid(hashes):
+        for depth, key in zip(depths(len(hashes) // 8), grid(hashes), strict=True):
             holders = [bucket[key] for bucket in (self._before, self._now) if key in bucket]
             alive = [engine for bucket in holders for engine, ends in bucket.items() if ends > now]
             if not alive:

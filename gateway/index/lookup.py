@@ -47,7 +47,6 @@ class Lookup:
         while True:
             await asyncio.sleep(BEAT_S)
             for namespace in self.namespaces.values():
-                namespace.index.publish(self._fleet.loads())
                 namespace.index.beat()
 
     async def look(self, model: str, api: Api, fields: Fields, size: int, session: bytes = b"") -> Sight:
@@ -60,7 +59,6 @@ class Lookup:
         reading = await namespace.prompts.read(api, fields, lora)
         read = time.perf_counter()
         self._metrics.reading(namespace.prompts.mode).observe(read - start)
-        namespace.index.publish(self._fleet.loads())
         try:
             match = await namespace.index.match(reading.hashes, session and xxh3_64_digest(session))
         except Unavailable:

@@ -134,7 +134,7 @@ class MemoryIndex:
     def know(self, names: Sequence[str]) -> None:
         """There are no others."""
 
-    def publish(self, loads: Mapping[str, InFlight]) -> None:
+    def publish(self, loads: Callable[[], Mapping[str, InFlight]]) -> None:
         """Nobody else is here to know."""
 
     def beat(self) -> None:

@@ -43,10 +43,24 @@ HOT = (
     "gateway.front.call",
     "gateway.front.connection",
     "gateway.front.turnstile",
+    "gateway.index.guesses",
     "gateway.index.lookup",
+    "gateway.index.namespace",
+    "gateway.index.redis.buckets",
+    "gateway.index.redis.budget",
+    "gateway.index.redis.link",
+    "gateway.index.redis.loads",
+    "gateway.index.redis.shard",
+    "gateway.index.redis.wire",
     "gateway.index.sight",
     "gateway.prompt.body",
+    "gateway.prompt.hashes",
+    "gateway.prompt.messages",
+    "gateway.prompt.prompts",
+    "gateway.prompt.reader",
+    "gateway.prompt.render",
     "gateway.prompt.split",
+    "gateway.prompt.tokenizer",
     "gateway.routing.decide",
     "gateway.routing.router",
     "gateway.routing.slot",
@@ -63,8 +77,8 @@ HOT = (
     "policies.stalls",
 )
 """Every module that a request passes, but those that define structs of msgspec (whose fields are read from annotations
-that mypyc does not keep), metrics (subclasses of prometheus_client's crash), classes of policies (which an operator's
-own inherit from), and prompt and index, whose time goes to tokenizer, templates and Redis: compiled they gain nothing.
+that mypyc does not keep), metrics (subclasses of prometheus_client's crash), and classes of policies (which an
+operator's own inherit from).
 """
 
 _SETUP = """

@@ -24,3 +24,4 @@ def test_blobs_add_up(mine: dict[str, InFlight], others: dict[str, InFlight]) ->
             wanted[name] = InFlight(*(a + b for a, b in zip(wanted.get(name, InFlight()), kept, strict=True)))
     assert loads.decode(blobs, 1000.0, names) == wanted
     assert loads.decode(blobs, 3000.0, names) == {}
+    assert (loads.alive(blobs, 1000.0), loads.alive(blobs, 3000.0), loads.alive(b"", 0.0)) == (True, False, False)

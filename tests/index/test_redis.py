@@ -10,6 +10,7 @@ import pytest
 from gateway.index.contract import Holder, InFlight, Lost, Stored, Unavailable, Writer
 from gateway.index.embedded import Embedded
 from gateway.index.redis import IndexMisconfigured, RedisIndex, library
+from gateway.index.redis.budget import Budget
 from tests.index.servers import KINDS, server
 from tests.index.test_contract import prompt
 
@@ -115,6 +116,21 @@ async def test_a_server_that_evicts_is_refused_with_the_mend(running: Embedded) 
         await connect(running)
 
 
+async def test_every_answer_has_its_time_and_no_more() -> None:
+    budget, loop = Budget(0.01), asyncio.get_running_loop()
+    first, answered, last = (loop.create_future() for _ in range(3))
+    budget.watch(first)
+    budget.watch(answered)
+    answered.set_result(1)
+    with pytest.raises(TimeoutError):
+        await first
+    budget.watch(last)
+    assert not last.done()
+    with pytest.raises(TimeoutError):
+        await last
+    assert answered.result() == 1
+
+
 async def test_nobody_there_is_unavailable() -> None:
     with pytest.raises(Unavailable):
         await RedisIndex.connect("unix:///nowhere/at/all", "m:16")
@@ -123,14 +139,46 @@ async def test_nobody_there_is_unavailable() -> None:
 async def test_gateways_see_each_others_load_until_it_ends(running: Embedded) -> None:
     one, two = await connect(running, gateway="one"), await connect(running, gateway="two")
     two.know(["http://p:1", "http://d:1"])
-    one.publish({"http://p:1": InFlight(1, 500, 0, 0), "http://d:1": InFlight(0, 0, 1, 500)})
-    await one.match(prompt(1))
     expected = {"http://p:1": InFlight(1, 500, 0, 0), "http://d:1": InFlight(0, 0, 1, 500)}
+    one.publish(lambda: expected)
+    await one.match(prompt(1))
     assert dict((await two.match(prompt(1))).others) == expected
     assert dict((await one.match(prompt(1))).others) == {}
-    one.publish({})
+    one.publish(dict)
     await one.match(prompt(1))
     assert dict((await two.match(prompt(1))).others) == {}
+    await one.close()
+    await two.close()
+
+
+async def test_a_gateway_that_is_alone_tells_its_load_now_and_then(
+    running: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    one, two = await connect(running, gateway="one"), await connect(running, gateway="two")
+    two.know(["http://p:1"])
+    busy = 0
+    one.publish(lambda: {"http://p:1": InFlight(busy)})
+
+    def blob() -> bytes:
+        with running.client() as client:
+            (key,) = client.keys("*l")
+            return bytes(client.hget(key, "one"))
+
+    await one.match(prompt(1))
+    before = blob()
+    busy = 1
+    await one.match(prompt(1))
+    assert blob() == before, "nobody is there to read it"
+    now += 0.1
+    await one.match(prompt(1))
+    assert blob() != before
+    await two.match(prompt(1))
+    await one.match(prompt(1))
+    busy = 2
+    await one.match(prompt(1))
+    assert (await two.match(prompt(1))).others == {"http://p:1": InFlight(2)}, "who is there is told at once"
     await one.close()
     await two.close()
 
@@ -140,7 +188,7 @@ async def test_engines_that_are_not_known_any_more_are_not_spoken_of(running: Em
     load = InFlight(1, 500, 0, 0)
     for number in range(50):
         two.know([f"http://p:{number}", f"http://p:{number}#1"])
-    one.publish({"http://p:48": load, "http://p:49": load})
+    one.publish(lambda: {"http://p:48": load, "http://p:49": load})
     await one.match(prompt(1))
     assert dict((await two.match(prompt(1))).others) == {"http://p:49": load}
     await one.close()
@@ -150,7 +198,7 @@ async def test_engines_that_are_not_known_any_more_are_not_spoken_of(running: Em
 async def test_the_load_of_a_dead_gateway_vanishes(running: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = await connect(running, gateway="one"), await connect(running, gateway="two")
     two.know(["http://p:1"])
-    one.publish({"http://p:1": InFlight(1, 500, 0, 0)})
+    one.publish(lambda: {"http://p:1": InFlight(1, 500, 0, 0)})
     await one.match(prompt(1))
     await one.close()
     assert (await two.match(prompt(1))).others

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 from redis.exceptions import RedisError
 from xxhash import xxh3_64_hexdigest
@@ -27,7 +27,7 @@ from gateway.index.inspect import Run, Stats
 from gateway.index.redis import library, loads
 from gateway.index.redis.inspect import survey
 from gateway.index.redis.links import links_to
-from gateway.index.redis.shard import Shard
+from gateway.index.redis.shard import LONG, SHORT, Shard
 from gateway.index.redis.wire import ServerError
 from gateway.index.redis.writer import ShardWriter
 
@@ -60,7 +60,7 @@ class RedisIndex:
         self._links = links_to(place)
         self._budget_s = budget_s
         self._names: dict[int, str] = {}
-        self._mine: Mapping[str, InFlight] = {}
+        self._ids: dict[str, bytes] = {}
         self._restoring = asyncio.Lock()
         tags = [b"{%b:%d}" % (self._space, number) for number in range(shards)]
         self._shards = [
@@ -122,15 +122,22 @@ class RedisIndex:
         return self._shards[int.from_bytes(hashes[:8], "little") % len(self._shards)]
 
     def know(self, names: Sequence[str]) -> None:
+        self._ids.clear()
         self._names.clear()
-        self._speak(names)
+        self._names.update({loads.number(name): name for name in names})
 
-    def _speak(self, names: Sequence[str]) -> None:
-        for name in names:
-            self._names[loads.number(name)] = name
+    def _packed(self, engines: Sequence[str]) -> bytes:
+        """Their names in a guess; what is guessed of them will be understood."""
+        return b"".join([self._ids.get(name) or self._id(name) for name in engines])
 
-    async def match(self, hashes: bytes, session: bytes = b"") -> Match:
-        return await self._shard(hashes).match(hashes, session, self._mine, self._budget_s)
+    def _id(self, name: str) -> bytes:
+        number = loads.number(name)
+        self._names[number] = name
+        packed = self._ids[name] = number.to_bytes(4, "little")
+        return packed
+
+    def match(self, hashes: bytes, session: bytes = b"") -> Coroutine[Any, Any, Match]:
+        return self._shard(hashes).match(hashes, session, self._budget_s)
 
     async def open(self, holder: Holder) -> "RedisWriter":
         return RedisWriter(self, holder, [await shard.open(holder) for shard in self._shards])
@@ -140,22 +147,21 @@ class RedisIndex:
             await shard.forget(holder)
 
     def expect(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
-        self._speak(engines)
-        self._shard(hashes).guess(b"s", hashes, engines, ttl_s)
+        self._shard(hashes).guess(SHORT, hashes, self._packed(engines), ttl_s)
 
     def learn(self, hashes: bytes, engines: Sequence[str], ttl_s: float) -> None:
-        self._speak(engines)
-        self._shard(hashes).guess(b"a", hashes, engines, ttl_s)
+        self._shard(hashes).guess(LONG, hashes, self._packed(engines), ttl_s)
 
     def bind(self, hashes: bytes, session: bytes, engine: str, ttl_s: float) -> None:
         self._shard(hashes).bind(session, engine, ttl_s)
 
-    def publish(self, loads: Mapping[str, InFlight]) -> None:
-        self._mine = loads
+    def publish(self, loads: Callable[[], Mapping[str, InFlight]]) -> None:
+        for shard in self._shards:
+            shard.mine = loads
 
     def beat(self) -> None:
         for shard in self._shards:
-            shard.tell(self._mine)
+            shard.tell()
 
     async def sweep(self) -> int:
         return sum([await shard.sweep() for shard in self._shards])

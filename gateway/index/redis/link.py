@@ -8,6 +8,7 @@ from typing import Any
 
 from engines.store import Address, Place
 from gateway.index.contract import Unavailable
+from gateway.index.redis.budget import Budget
 from gateway.index.redis.wire import DEMOTED, ServerError, Wire, open_wire, pack
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Link:
         self._find = find
         self._wire: Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._budgets: dict[float, Budget] = {}
         self._failures = 0
         self._probe_s = 0.0
 
@@ -71,7 +73,9 @@ class Link:
             self._probe_s = now + PROBE_S
         wire = await self._connected(budget_s)
         answer = wire.send(commands, count)
-        timer = asyncio.get_running_loop().call_later(budget_s, _late, answer)
+        if (budget := self._budgets.get(budget_s)) is None:
+            budget = self._budgets[budget_s] = Budget(budget_s)
+        budget.watch(answer)
         try:
             reply = await answer
         except (TimeoutError, ConnectionError) as error:
@@ -84,8 +88,6 @@ class Link:
                 self._failures += 1
                 raise Unavailable(str(error)) from None
             raise
-        finally:
-            timer.cancel()
         self._failures = 0
         return reply
 
@@ -130,8 +132,3 @@ def primary(place: Place) -> Callable[[], Awaitable[Address]]:
         raise OSError(f"no sentinel of {', '.join(map(str, place.seeds))} knows a primary {place.master!r}")
 
     return find
-
-
-def _late(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())

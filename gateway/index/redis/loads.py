@@ -34,6 +34,17 @@ def ends(blob: bytes) -> float:
     return moment
 
 
+def alive(blobs: bytes, now_ms: float) -> bool:
+    """Whether some blob has not ended: another gateway is there."""
+    at = 0
+    while at < len(blobs):
+        ends_ms, count = _HEAD.unpack_from(blobs, at)
+        if ends_ms > now_ms:
+            return True
+        at += _HEAD.size + count * _ENTRY.size
+    return False
+
+
 def decode(blobs: bytes, now_ms: float, names: Mapping[int, str]) -> dict[str, InFlight]:
     """The sum of all blobs that have not ended; engines that are not known here are left out."""
     total: dict[str, InFlight] = {}

@@ -7,19 +7,20 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from struct import Struct, iter_unpack
-from typing import Any, TypeVar
+from typing import Any
 
 from gateway.index.contract import Holder, InFlight, Lost, Match, Unavailable
 from gateway.index.guesses import grid
 from gateway.index.redis import library, loads
+from gateway.index.redis.buckets import LONG_MS, SHORT_MS, Buckets
 from gateway.index.redis.links import Caller
 from gateway.index.redis.wire import ServerError, bulk, pack
 from gateway.index.redis.writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
-SHORT_MS, LONG_MS = 8_000, 1_800_000
-"""Lives of the buckets in which guesses are kept; a guess ends when it says, at the latest with its bucket."""
+SHORT, LONG = b"s", b"a"
+"""Kinds of guesses, by how long they live."""
 
 PATIENCE_S = 2.0
 """How long what is not hot may take."""
@@ -29,11 +30,11 @@ _GONE_S = 60.0
 """A gateway that has not told its load for so long is gone."""
 
 _BEAT_MS = 100
-"""How long a load that has not changed goes without being told again."""
+"""How long a load that has not changed goes without being told again; and one that has, while no other gateway is there
+to read it."""
 
 _SLOT = Struct("<Id")
 _FCALL, _FCALL_RO, _HSET = b"FCALL", b"FCALL_RO", b"HSET"
-T = TypeVar("T")
 
 
 def packed(holder: Holder) -> bytes:
@@ -68,89 +69,84 @@ class Shard:
         self._mending: asyncio.Task[None] | None = None
         self._version = b""
         self._holders: dict[int, Holder] = {}
-        # What all matches have in common, packed once; and what they have until a bucket's turn ends.
+        # What all matches have in common, packed once.
         self._match_head = b"*15\r\n" + bulk(
             _FCALL_RO, library.function("match"), b"8", self.nodes, self.meta, self.loads
         )
-        self._match_width = bulk(self._width)
-        self._match_gateway = bulk(gateway)
-        self._match_buckets = b""
-        self._match_turns = (-1, -1)
+        self._match_width, self._match_gateway = bulk(self._width), bulk(gateway)
+        self._buckets = {SHORT: Buckets(tag, SHORT, SHORT_MS), LONG: Buckets(tag, LONG, LONG_MS)}
         self._told: Mapping[str, InFlight] = {}
         self._told_ms = 0.0
+        self._alone = False
+        """Whether no other gateway is there."""
+        self.mine: Callable[[], Mapping[str, InFlight]] = dict
+        """Says what this gateway has in flight."""
 
-    async def match(self, hashes: bytes, session: bytes, mine: Mapping[str, InFlight], budget_s: float) -> Match:
+    async def match(self, hashes: bytes, session: bytes, budget_s: float) -> Match:
         """One round trip; our own load goes along when there is news of it."""
         now = time.time() * 1e3
-        command = b"".join(
-            (
-                self._match_head,
-                self._buckets_of(now),
-                bulk(self._tag + b"b" + session, hashes),
-                self._match_width,
-                bulk(b"%d" % now),
-                self._match_gateway,
-            )
+        bound, clock = self._tag + b"b" + session, b"%d" % now
+        command = b"%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b" % (
+            self._match_head,
+            self._buckets[SHORT].both(now),
+            self._buckets[LONG].both(now),
+            len(bound),
+            bound,
+            len(hashes),
+            hashes,
+            self._match_width,
+            len(clock),
+            clock,
+            self._match_gateway,
         )
         count = 1
-        if (news := self.news(mine, now)) is not None:
+        if (news := self.news(now)) is not None:
             command, count = news + command, 2
         try:
             reply = await self._link.call(command, count, budget_s)
         except ServerError as error:
             self._mend(error)
             raise Unavailable(str(error)) from None
-        version, depths, short, long, bound, others = reply
+        version, depths, short, long, session, others = reply
         if version != self._version:
             await self._learn_slots(budget_s)
-        holders = self._holders
-        held = {holders[slot]: depth for slot, depth in iter_unpack(">HI", depths) if slot in holders}
+        self._alone = not others or not loads.alive(others, now)
         return Match(
-            held=held,
+            held=self._held(depths) if depths else {},
             expected=self._guessed(short) if short else {},
             learned=self._guessed(long) if long else {},
             others=loads.decode(others, now, self._names) if others else {},
-            session=bound.decode(),
+            session=session.decode(),
         )
 
-    def tell(self, mine: Mapping[str, InFlight]) -> None:
+    def tell(self) -> None:
         """Tell the others our load, if there is news of it; nobody waits for an answer."""
-        if (news := self.news(mine, time.time() * 1e3)) is not None:
+        if (news := self.news(time.time() * 1e3)) is not None:
             self._link.post(news, 1)
 
-    def news(self, mine: Mapping[str, InFlight], now: float) -> bytes | None:
+    def news(self, now: float) -> bytes | None:
         """The command that tells the others our load; None if they know it."""
-        if mine == self._told and now < self._told_ms + (_BEAT_MS if mine else _LOAD_LIFE_MS):
+        age_ms = now - self._told_ms
+        if self._alone and age_ms < _BEAT_MS:
+            return None
+        mine = self.mine()
+        if mine == self._told and age_ms < (_BEAT_MS if mine else _LOAD_LIFE_MS):
             return None
         self._told, self._told_ms = mine, now
         return pack(_HSET, self.loads, self._gateway, loads.encode(mine, now + _LOAD_LIFE_MS))
+
+    def _held(self, depths: bytes) -> dict[Holder, int]:
+        holders = self._holders
+        return {holders[slot]: depth for slot, depth in iter_unpack(">HI", depths) if slot in holders}
 
     def _guessed(self, found: bytes) -> dict[str, int]:
         names = self._names
         return {names[key]: depth for key, depth in iter_unpack("<II", found) if key in names}
 
-    def _buckets(self, kind: bytes, life_ms: int, now: float) -> tuple[bytes, bytes]:
-        turn = int(now // life_ms)
-        return self._tag + kind + b"%d" % (turn - 1), self._tag + kind + b"%d" % turn
-
-    def _buckets_of(self, now: float) -> bytes:
-        """The buckets that a match looks into."""
-        turns = (int(now // SHORT_MS), int(now // LONG_MS))
-        if turns != self._match_turns:
-            self._match_turns = turns
-            self._match_buckets = bulk(*self._buckets(b"s", SHORT_MS, now), *self._buckets(b"a", LONG_MS, now))
-        return self._match_buckets
-
-    def guess(self, kind: bytes, hashes: bytes, names: Sequence[str], ttl_s: float) -> None:
-        """These engines will hold this prompt; told without waiting for an answer."""
-        life_ms = SHORT_MS if kind == b"s" else LONG_MS
-        now = time.time() * 1e3
-        ends = now + min(ttl_s * 1e3, life_ms)
-        bucket = self._buckets(kind, life_ms, now)[1]
-        ids = b"".join([loads.number(name).to_bytes(4, "little") for name in names])
-        keys = [key for _, key in grid(hashes)]
-        args = (b"%d" % ends, b"%d" % (2 * life_ms), ids, *keys)
-        self._link.post(pack(_FCALL, library.function("guess"), b"1", bucket, *args), 1)
+    def guess(self, kind: bytes, hashes: bytes, engines: bytes, ttl_s: float) -> None:
+        """These engines (four bytes each) will hold this prompt; told without waiting for an answer."""
+        if keys := grid(hashes):
+            self._link.post(self._buckets[kind].put(keys, engines, ttl_s, time.time() * 1e3), 1)
 
     def bind(self, session: bytes, engine: str, ttl_s: float) -> None:
         life = b"%d" % max(1, int(ttl_s * 1e3))
@@ -177,16 +173,17 @@ class Shard:
     async def call(self, name: str, keys: Sequence[bytes], *args: bytes) -> Any:
         """Call a function of the library that is not hot. Raises `Unavailable`, `Lost`."""
         command = pack(_FCALL, library.function(name), b"%d" % len(keys), *keys, *args)
-        for last in (False, True):
-            try:
-                return await self._link.call(command, 1, PATIENCE_S)
-            except ServerError as error:
-                if "LOST" in str(error):
-                    raise Lost(str(error)) from None
-                if last:
-                    raise Unavailable(str(error)) from None
-                await self._refused(error)
-        raise AssertionError
+        try:
+            return await self._link.call(command, 1, PATIENCE_S)
+        except ServerError as error:
+            if "LOST" in str(error):
+                raise Lost(str(error)) from None
+            refused = error
+        await self._refused(refused)
+        try:
+            return await self._link.call(command, 1, PATIENCE_S)
+        except ServerError as error:
+            raise (Lost if "LOST" in str(error) else Unavailable)(str(error)) from None
 
     async def _refused(self, error: ServerError) -> None:
         """The server has lost the library (flushed, failed over): give it back."""
