@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from typer import Option
 
+from engines import sheet
 from load.bar import bar
 from load.fit.command import fit
 from load.gateways import gateways
@@ -84,7 +85,7 @@ def relay(
     if as_json:
         typer.echo(json.dumps([{"work": w, "target": t, **dataclasses.asdict(f)} for (w, t), f in medians.items()]))
     elif medians:
-        Console().print(_table(medians))
+        sheet.show(_table(medians), Console())
     if status or any(figures.bad for figures in medians.values()):
         raise typer.Exit(status or 1)
 
@@ -128,9 +129,12 @@ def _table(medians: dict[tuple[str, str], Figures]) -> Table:
     for name in ("CPU µs", "req/s", "TTFT", "p99", "gap p99", "MB", "answers", "bad"):
         table.add_column(name, justify="right", no_wrap=True)
     for (work, target), f in medians.items():
-        gap = f"{f.gap_p99_ms:.1f}" if f.gap_p99_ms else ""
-        times = (f"{f.ttft_p50_ms:.1f}", f"{f.ttft_p99_ms:.1f}", gap)
+        gap = _short(f.gap_p99_ms) if f.gap_p99_ms else ""
+        times = (_short(f.ttft_p50_ms), _short(f.ttft_p99_ms), gap)
         counts = (str(f.completed), str(f.bad))
-        cpu = f"{f.cpu_us:.{0 if f.cpu_us >= 100 else 1}f}"
-        table.add_row(work, target, cpu, f"{f.rps:.0f}", *times, f"{f.rss_mb:.0f}", *counts)
+        table.add_row(work, target, _short(f.cpu_us), f"{f.rps:.0f}", *times, f"{f.rss_mb:.0f}", *counts)
     return table
+
+
+def _short(figure: float) -> str:
+    return f"{figure:.{0 if figure >= 100 else 1}f}"

@@ -69,6 +69,15 @@ def test_what_was_measured_before_a_peer_failed_is_shown(monkeypatch: pytest.Mon
     assert [figures["target"] for figures in json.loads(result.stdout)] == ["baton", "load-only"]
 
 
+def test_no_figure_is_cut_where_a_terminal_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = Figures(123456.0, "request", 234567.0, 34567.0, 45678.0, 5678.0, 6789.0, 7890123, 0)
+    monkeypatch.setattr("load.commands.measure", lambda *_: figures)
+    result = CliRunner(env={"COLUMNS": "40"}).invoke(build("load"), ["load", "relay", "--work", "request-2k"])
+    assert result.exit_code == 0
+    for figure in ("123456", "234567", "34567", "45678", "5678", "6789", str(3 * 7890123)):
+        assert f" {figure} " in result.stdout
+
+
 def test_ctrl_c_before_anything_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
