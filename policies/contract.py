@@ -71,6 +71,8 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """Prefilled tokens take this much longer in a step that decodes as well."""
     leg_s: float = 0.1
     """What a remote prefill costs beside queue, computation and transfer: a second request, the set-up of a pull."""
+    join_s: float = 3e-3
+    """What a request that was prefilled elsewhere adds to the decode step with which it joins."""
 
     def prefill_s(self, new: float, cached: float = 0.0) -> float:
         """Seconds to prefill `new` tokens after `cached` ones."""

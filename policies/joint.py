@@ -3,8 +3,10 @@ the others.
 
 Formula, in seconds; the smaller of two sums wins, exact ties at random:
 
-    remote = q_p + w_p + f_p * (price_p - 1) + B_d + leg + transfer(p, d)                           least over p and d
-    local  = q_d + w_d + f_d * (price_d - 1) + B_d + n_d * (harm * stall_d + 0.1 * w_d * odds_d ** 2)    least over d
+    remote = q_p + w_p + f_p * (price_p - 1) + B_d + leg + transfer(p, d)            least over p and d
+    local  = q_d + w_d + f_d * (price_d - 1) + B_d + n_d * (delay(w_d) - delay(join))     least over d
+
+    delay(w) = harm * stall(w) + 0.1 * max(1, itl_price) * w * odds_d ** 2
 
     w_e     = prefill(what e lacks of the prompt), times `mix` beside running decodes; blocks on a slower tier at the
               time that reloading them takes
@@ -13,16 +15,20 @@ Formula, in seconds; the smaller of two sums wins, exact ties at random:
     q_e     = prefill seconds booked on e, without what is done of the present one
     price_e = 3 + min(20, arrivals per prefill engine * (q_e + f_e) / max(0.1, 1 - prefill_load)):
               what a second of this work costs those who come after
-    stall_d = w_d * min(1, w_d / (6 decode steps)): what a local prefill takes from each of the n_d requests that d
-              decodes now; a short pause hurts nobody
-    odds_d  = full / max(0.1, 1 - full), full being the share of d's KV memory that they hold: where there is room,
+    stall(w) = w * min(1, w / (6 decode steps)): what a local prefill takes from each of the n_d requests that d decodes
+              now; a short pause hurts nobody
+    odds_d  = the larger of full / max(0.1, 1 - full), full being the share of d's KV memory that they hold, and half of
+              what they add to an empty engine's decode step, in such steps: where there is room and steps are short,
               decoding longer keeps nobody out
+    join    = what d's next step takes longer for a request that was prefilled elsewhere; a local prefill no longer than
+              that costs its decodes nothing
     B_d     = wait_d + 0.1 * answer * (step_d + n_d * what this request adds to each step)
               + harm * seconds of stall that each decode on d had lately, a second * answer * step_d
     wait_d  = 2048 decode steps * what does not fit into d's KV memory / that memory; such an engine prefills nothing
               itself
 
-answer: 256 tokens, or the client's limit if that is less. Where every engine does both: the local sum, without harm.
+answer: 256 tokens, or the client's limit if that is less. Where some engines do both, a remote prefill there costs its
+decodes n_p * delay(w_p) too; where all do: the local sum, without delay.
 
 `harm` is a virtual queue (`policies/stalls.py`): of the tokens that are decoded (as many a second as the running
 batches and their steps say, shared over the arrivals) 1 % may come after a pause more than twice as long as usual;

@@ -16,6 +16,9 @@ STEPS, ANSWER = 0.1, 256
 FULL = 2048
 """Decode steps that a request waits for room where none of what it needs is free."""
 
+LONG = 0.5
+"""Odds, of which memory half full has 1, where a decode step takes twice as long as an empty engine's."""
+
 SESSION = 0.5
 """Decode steps that it is worth to stay with the engine that decoded the conversation's last turn, all else equal."""
 
@@ -73,7 +76,7 @@ def _reason(request: Request, collocated: bool, prefill: str | None) -> str:
 
 class Minimum:
     """Both engines in one minimum. `slowed`: what a second costs by which a local prefill delays a decode, where half
-    of the memory is held.
+    of the memory is held or a step takes three times as long as an empty engine's.
     """
 
     def __init__(self, seed: int | None, stalls: Stalls, slowed: float) -> None:
@@ -89,7 +92,8 @@ class Minimum:
         prefillers = [engine for engine in engines if engine.role != "decode"]
         collocated = all(engine.role == "both" for engine in engines)
         rush = fleet.arrivals_per_s / max(1, len(prefillers)) / max(0.1, 1.0 - fleet.prefill_load)
-        harm = 0.0 if collocated else self._stalls.price * fleet.itl_price
+        price = 0.0 if collocated else fleet.itl_price
+        harm = self._stalls.price * price
         reload_s = fleet.kv_bytes_per_token * 8e-9 / RELOAD_GBPS
         scores: dict[str, float] = {}
         reuse, common = self._alike.arrived(request.prefix, max((e.cached_tokens for e in engines), default=0))
@@ -99,7 +103,12 @@ class Minimum:
         remote = not request.whole and not collocated
         if remote:
             for engine in prefillers:
-                cost = _cost_s(engine, _work_s(engine, prompt, reload_s), alike, rush, now_s)
+                work = _work_s(engine, prompt, reload_s)
+                slows = 0.0
+                if engine.decode_requests > engine.coming_requests:
+                    work *= engine.speed.mix
+                    slows = self._slows_s(engine, work, 0.0, price)
+                cost = _cost_s(engine, work, alike, rush, now_s) + slows
                 scores[engine.name] = -cost
                 by_host.setdefault(engine.host, []).append((cost, engine.name))
         cheapest = sorted((min(found), host) for host, found in by_host.items())
@@ -123,10 +132,8 @@ class Minimum:
             if busy:
                 work *= speed.mix
             local = _cost_s(engine, work, alike, rush, now_s) + decoding
-            if harm and busy:
-                held = (engine.decode_tokens - engine.coming_tokens) / engine.kv_tokens if engine.kv_tokens else 0.0
-                odds = held / max(0.1, 1.0 - held)
-                local += busy * (harm * self._stalls.stalled_s(engine, work) + self._slowed * work * odds * odds)
+            if price and busy:
+                local += self._slows_s(engine, work, speed.join_s, price)
             if full:
                 filled.add(engine.name)
                 if nearest and not request.whole:
@@ -154,7 +161,7 @@ class Minimum:
             prefill = self._among_equals(prefill, decode, by_host)
         chosen = next(engine for engine in engines if engine.name == (prefill or decode))
         if remote and streams > 0 and fleet.arrivals_per_s > 0:
-            beside = chosen if prefill is None else None
+            beside = chosen if chosen.role != "prefill" else None
             work = _work_s(chosen, prompt, 0.0) * chosen.speed.mix
             self._stalls.placed(beside, prompt, work, streams / fleet.arrivals_per_s, now_s)
         waits = _waits_s(chosen, now_s)
@@ -186,6 +193,22 @@ class Minimum:
         if engine.kv_tokens and over > 0:
             return cost + FULL * step * over / engine.kv_tokens, step, True
         return cost, step, False
+
+    def _slows_s(self, engine: Engine, work_s: float, least_s: float, price: float) -> float:
+        """What a prefill of `work_s` costs those that the engine decodes now, beyond what one of `least_s` would."""
+        if work_s <= least_s:
+            return 0.0
+        speed, stalls = engine.speed, self._stalls
+        busy, held = engine.decode_requests - engine.coming_requests, engine.decode_tokens - engine.coming_tokens
+        odds = 0.0
+        if speed.step_s > 0.0:
+            step_s = decode_s(speed.step_s, speed.sequence_s, speed.kv_s, busy, held)
+            odds = min(10.0, LONG * (step_s / speed.step_s - 1.0))
+        if engine.kv_tokens:
+            odds = max(odds, held / max(0.1 * engine.kv_tokens, engine.kv_tokens - held))
+        stalled_s = stalls.stalled_s(engine, work_s) - stalls.stalled_s(engine, least_s)
+        slowed_s = self._slowed * (work_s - least_s) * odds * odds
+        return busy * (price * stalls.price * stalled_s + max(1.0, price) * slowed_s)
 
     def _among_equals(self, name: str, decode: str, by_host: dict[str, list[tuple[float, str]]]) -> str:
         """One of the prefill engines that cost the same as `name` on its host."""

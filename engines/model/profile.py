@@ -76,6 +76,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             kv_s=self.kv_s,
             mix=self.mix,
             leg_s=self.second_leg_s,
+            join_s=self.join_s,
         )
 
 

@@ -154,6 +154,7 @@ class Pace:
             kv_s=kv_s,
             mix=mix,
             leg_s=0.0,
+            join_s=self.prior.join_s,
         )
         late = self.lateness
         self.speed = (

@@ -176,6 +176,29 @@ def test_a_local_prefill_costs_more_where_decodes_hold_all_memory() -> None:
     assert not local(950_000)
 
 
+def test_a_local_prefill_costs_more_where_steps_are_long() -> None:
+    def local(busy: int, prompt: int = 1500, itl_price: float = 1.0) -> bool:
+        p = Engine(name="p", role="prefill", kv_tokens=4_000_000)
+        d = Engine(name="d", role="decode", decode_tokens=300 * busy, decode_requests=busy, kv_tokens=4_000_000)
+        fleet = Fleet(engines=(p, d), arrivals_per_s=40.0, itl_price=itl_price)
+        return create("joint_throughput", 1).place(Request(model="m", prompt_tokens=prompt), fleet).prefill is None
+
+    assert local(100)
+    assert not local(250), "many are slowed by what one gains"
+    assert local(250, prompt=250), "no longer than taking it over from a prefill engine would take"
+    assert not local(100, itl_price=4.0), "the more so where pauses miss their objective"
+
+
+def test_a_remote_prefill_spares_engines_that_decode() -> None:
+    """Some engines do both: a prompt that stalls decodes there is prefilled where nothing decodes."""
+    joint = create("joint", 1)
+    busy = Engine(name="c", role="both", decode_requests=20, decode_tokens=40_000, kv_tokens=1_000_000)
+    idle = Engine(name="p", role="prefill", prefill_requests=1, prefill_s=0.05, kv_tokens=1_000_000)
+    last = Engine(name="d", role="decode", decode_requests=20, decode_tokens=40_000, kv_tokens=1_000_000)
+    placed = joint.place(Request(model="m", prompt_tokens=8000), Fleet(engines=(busy, idle, last), arrivals_per_s=5.0))
+    assert placed.prefill == "p", "50 ms behind another prompt are less than twenty pauses"
+
+
 def test_joint_decides_alike_where_all_is_four_times_slower() -> None:
     """No second in its formula but those of the fleet."""
 
