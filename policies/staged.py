@@ -34,11 +34,11 @@ class Staged:
 
     def prefilling(self, request: Request, engine: Engine) -> float:
         """How well `engine` would prefill the request."""
-        raise NotImplementedError
+        raise NotImplementedError("write prefilling(self, request, engine)")
 
     def decoding(self, request: Request, engine: Engine) -> float:
         """How well `engine` would decode the request."""
-        raise NotImplementedError
+        raise NotImplementedError("write decoding(self, request, engine)")
 
     def collocated(self, request: Request, engine: Engine) -> float:
         """How well `engine` would do both."""

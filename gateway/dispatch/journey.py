@@ -268,6 +268,7 @@ class Dispatcher:
             return _reply(x, opened, client)
         answer = opened.answer
         tally = Tally()
+        spent_s = engine.backlog.spent_s(time.monotonic())
         try:
             model = x.request.model
             ttft_s = tally.first_s - x.started
@@ -283,7 +284,8 @@ class Dispatcher:
             self._metrics.events(model).inc(tally.events)
         if (gap_s := tally.gap_s) is not None:
             self._metrics.itl(model).observe(gap_s)
-            engine.pace.streamed(engine.decoding, engine.decoding_tokens, gap_s)
+            stalled_s = (engine.backlog.spent_s(time.monotonic()) - spent_s) / (tally.events - 1)
+            engine.pace.streamed(engine.decoding, engine.decoding_tokens, gap_s, stalled_s)
         if not x.begun:
             self._fleet.traffic(engine.model).ended(ttft_s, gap_s)
         return answer.status

@@ -6,10 +6,11 @@ import math
 class Backlog:
     """Engines prefill first come, first served, so the oldest is the one that is computed now."""
 
-    __slots__ = ("_work_s", "since_s", "single")
+    __slots__ = ("_past_s", "_work_s", "since_s", "single")
 
     def __init__(self) -> None:
         self._work_s: dict[object, float] = {}
+        self._past_s = 0.0
         self.since_s = math.inf
         """When the present one began: as the one before it ended, or as it came and met nobody."""
         self.single = True
@@ -28,8 +29,13 @@ class Backlog:
     def leave(self, who: object, now_s: float) -> None:
         """It is done, or given up."""
         if next(iter(self._work_s), None) is who:
+            self._past_s += self.done_s(now_s)
             self.since_s = now_s
         self._work_s.pop(who, None)
+
+    def spent_s(self, now_s: float) -> float:
+        """Seconds of prefill that it has done in all: by what this grows meanwhile, others held up a stream."""
+        return self._past_s + self.done_s(now_s)
 
     def done_s(self, now_s: float, lateness: float = 1.0) -> float:
         """Seconds of the present one's work that are done, by an engine that is so many times slower than it should."""

@@ -122,8 +122,12 @@ class Pace:
         if now > self._published_s + EVERY_S:
             self._publish()
 
-    def streamed(self, batch: int, kv_tokens: int, gap_s: float) -> None:
-        """A stream had this mean time between its tokens while so many sequences decoded."""
+    def streamed(self, batch: int, kv_tokens: int, gap_s: float, stalled_s: float = 0.0) -> None:
+        """A stream had this mean time between its tokens while so many sequences decoded.
+
+        `stalled_s` of it the engine prefilled; at most the half is believed, for it is foretold.
+        """
+        gap_s -= min(stalled_s * self.base.mix, 0.5 * gap_s)
         x = (1.0, float(batch), float(kv_tokens))
         self._missed("decode", gap_s, self._decode.expect(x))
         now = self._clock()

@@ -14,7 +14,7 @@ from engines import sheet
 
 app = typer.Typer(help="Look into a gateway's prefix index.", no_args_is_help=True, rich_markup_mode=None)
 
-Gateway = Annotated[str, Option("--gateway", help="URL of a gateway on this machine.")]
+Gateway = Annotated[str, Option("--gateway", "--url", help="URL of a gateway on this machine.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 _COUNTS = ("blocks", "orphans", "gaps", "resyncs", "restarts")
 _DEFAULT = "http://127.0.0.1:8000"
@@ -41,6 +41,10 @@ def stats(gateway: Gateway = _DEFAULT, as_json: AsJson = False) -> None:
             counts = [f"{source[name]:,}" for name in _COUNTS]
             table.add_row(source["engine"], source["state"], *counts, f"{source['lag_s'] * 1e3:.0f} ms")
         sheet.show(table, console)
+        slower = {holder: blocks for holder, blocks in sizes["holders"].items() if holder.endswith(")")}
+        if slower:
+            held = ", ".join(f"{holder}: {blocks:,} blocks" for holder, blocks in slower.items())
+            console.print(f"among them on slower tiers: {held}")
         for source in one["sources"]:
             if source["why"]:
                 console.print(source["why"], style="yellow")

@@ -272,12 +272,18 @@ class Known:
             took_s = self._clock() - job.source.last_s
             self._links.pulled(job.prefill.member.host, job.decode.member.host, job.transferred, took_s)
 
+    def began(self, job: Job) -> None:
+        """Its first token."""
+        job.spent_s = job.decode.booked[self._pool(job.gateway)].backlog.spent_s(self._clock())
+
     def streamed(self, job: Job) -> None:
         """Its last token."""
         if self._paces and job.ask.answer > 2:
             core = job.decode.core
             gap_s = (self._clock() - job.first_s) / (job.ask.answer - 1)
-            self._paces[job.decode.index].streamed(core.running + 1, core.kv_tokens, gap_s)
+            booked = job.decode.booked[self._pool(job.gateway)]
+            stalled_s = (booked.backlog.spent_s(self._clock()) - job.spent_s) / (job.ask.answer - 1)
+            self._paces[job.decode.index].streamed(core.running + 1, core.kv_tokens, gap_s, stalled_s)
 
     def left(self, job: Job) -> None:
         """It is over, well or not."""

@@ -156,6 +156,7 @@ class Simulation:
         if job.prefill is None or work.waits:
             job.first_s = now_s
             self.known.prefilled(job)
+            self.known.began(job)
         if not work.waits:
             job.cached = work.cached
         else:

@@ -75,6 +75,7 @@ class Job:
         "prefill",
         "prefilled",
         "source",
+        "spent_s",
         "transferred",
         "waits_s",
     )
@@ -90,6 +91,8 @@ class Job:
         """At the prefill engine, while that holds its blocks."""
         self.new = self.cached = self.transferred = 0
         self.booked_s = self.waits_s = 0.0
+        self.spent_s = 0.0
+        """What the decode engine had prefilled when the stream began."""
         self.beside = 0
         self.alone = True
         self.prefilled = False

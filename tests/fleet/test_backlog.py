@@ -102,6 +102,17 @@ def test_what_is_done_of_a_backlog_is_of_the_oldest() -> None:
     assert not backlog
 
 
+def test_what_an_engine_spends_on_prefill_is_counted_as_it_is_done() -> None:
+    backlog = Backlog()
+    backlog.join("long", 4.0, starts_s=10.0)
+    backlog.join("given up", 9.0, starts_s=10.0)
+    assert [backlog.spent_s(now_s) for now_s in (10.0, 11.0, 99.0)] == [0.0, 1.0, 4.0]
+    backlog.leave("given up", 12.0)
+    assert backlog.spent_s(12.0) == 2.0, "nothing of it was computed"
+    backlog.leave("long", 13.0)
+    assert backlog.spent_s(20.0) == 3.0, "it was done earlier than foretold"
+
+
 def test_alone_is_who_met_nobody_until_it_was_done() -> None:
     engine, decode = Engine("p", "http://p", Role.PREFILL), Engine("d", "http://d", Role.DECODE)
     first, second = Booking(engine, decode, 1000, 1000), Booking(engine, decode, 1000, 1000)

@@ -54,6 +54,20 @@ def test_a_fit_comes_to_the_truth(seed: int) -> None:
         assert pace.speed.decode_s(batch, tokens) == pytest.approx(TRUE.decode_s(batch, tokens), rel=0.15)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_prefills_between_tokens_are_not_taken_for_slow_steps(told: bool) -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    pick = random.Random(7)
+    for _ in range(600):
+        clock.now += 1.0
+        batch, tokens, stalled_s = pick.randrange(1, 100), pick.randrange(1000, 800_000), pick.uniform(0.0, 0.01)
+        gap_s = TRUE.decode_s(batch, tokens) + pace.base.mix * stalled_s
+        pace.streamed(batch, tokens, gap_s, stalled_s if told else 0.0)
+    off = [pace.base.decode_s(*at) / TRUE.decode_s(*at) - 1.0 for at in ((1, 5000), (60, 400_000))]
+    assert (max(map(abs, off)) < 0.05) is told
+
+
 def test_one_stall_does_not_undo_a_fit() -> None:
     clock = Clock()
     pace = Pace(clock=clock)
