@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from engines.double import Double
+from engines.double.events import BlockStored
+from gateway.index.command import app as index
 from gateway.prompt.apis import COMPLETIONS
 from tests.gateway.conftest import Gateway, Pair, until
 from tests.gateway.readers import DoubleReader
@@ -179,6 +182,27 @@ async def test_a_session_is_remembered() -> None:
         sight = await gateway.app.lookup.look("m", COMPLETIONS, fields, 100, b"mine")
         assert sight.bound == decode
         assert (await gateway.app.lookup.look("m", COMPLETIONS, fields, 100, b"other")).bound == ""
+
+
+async def test_blocks_in_host_memory_are_told_apart() -> None:
+    """Policies see them as such, and `baton index stats` names them."""
+    ids = list(range(40))
+    async with four() as (doubles, gateway):
+        namespace = await gateway.enrolled()
+        p0, publisher = doubles[0], doubles[0].engine.publisher
+        assert publisher is not None
+        status = namespace.ingest.status
+        await until(lambda: all(source.state == "following" for source in status()), 5)
+        publisher._pending.append(BlockStored([1, 2], None, ids[:32], 16, None, "CPU", None, [None, None]))
+        publisher.flush()
+        fields = {"prompt": msgspec.Raw(msgspec.json.encode(ids))}
+        async with asyncio.timeout(5):
+            while (seen := (await gateway.app.lookup.look("m", COMPLETIONS, fields, 100, b"")).of(p0.url))[1] == 0:
+                await asyncio.sleep(0.005)
+        assert seen[:2] == (0, 32)
+        shown = await asyncio.to_thread(CliRunner().invoke, index, ["stats", "--url", gateway.url])
+        assert shown.exit_code == 0, shown.output
+        assert f"{p0.url} (cpu): 2 blocks" in shown.output.replace("\n", "")
 
 
 async def test_the_index_is_shown() -> None:
