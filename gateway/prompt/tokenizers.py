@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 MOST_LEARNT = 1000
 
+MEND = "give its folder with --tokenizer, or as `tokenizer` of the model in the fleet file"
+
 
 class Folders:
     """Tokenizers by model; `folders` names a folder or a hub id that this machine has in its cache."""
@@ -40,19 +42,19 @@ class Folders:
 
     async def reader(self, model: str) -> tuple[Reader | None, str]:
         """The model's reader; or none, and why. Loads in a thread: some hundred ms."""
-        where = self._folders.get(model) or self._learnt.get(model) or self._default
-        if not where:
-            return (
-                None,
-                "no tokenizer: give its folder with --tokenizer, or as `tokenizer` of the model in the fleet file",
-            )
-        try:
-            reader = await asyncio.to_thread(Reader.load, _folder(where))
-        except UnreadableModel as error:
-            log.warning("model %s: %s", model, error)
-            return None, str(error)
-        log.info("model %s: tokenizer %s (%s)", model, where, reader.kind)
-        return reader, ""
+        named = (self._folders.get(model) or self._learnt.get(model), self._default)
+        why = ""
+        for where in filter(None, named):  # a name in the file may be no place, and `--tokenizer` one
+            try:
+                reader = await asyncio.to_thread(Reader.load, _folder(where))
+            except UnreadableModel as error:
+                why = why or str(error)
+            else:
+                log.info("model %s: tokenizer %s (%s)", model, where, reader.kind)
+                return reader, ""
+        if why:
+            log.warning("model %s: %s", model, why)
+        return None, why or f"no tokenizer: {MEND}"
 
 
 def _folder(where: str) -> Path:
@@ -65,4 +67,4 @@ def _folder(where: str) -> Path:
     try:
         return Path(snapshot_download(where, local_files_only=True))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError):
-        raise UnreadableModel(f"{where} is neither a folder nor in this machine's model cache") from None
+        raise UnreadableModel(f"{where} is neither a folder nor in this machine's model cache: {MEND}") from None

@@ -18,6 +18,7 @@ from gateway.prompt.messages import Unread
 from gateway.prompt.reader import Prompt, Reader, UnreadableModel
 from gateway.prompt.reading import of_ids, of_text
 from gateway.prompt.render import value
+from gateway.prompt.tokenizers import Folders
 from tests.prompt.shapes import CHATS
 from tests.prompt.templates import PLAIN, TEMPLATES
 
@@ -156,6 +157,17 @@ def test_models_that_are_rendered_elsewhere_are_refused(folder: Path, tmp_path: 
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UnreadableModel, match=r"tokenizer\.json"):
         Reader.load(tmp_path)
+
+
+async def test_a_name_that_is_no_place_leaves_the_tokenizer_of_the_settings(folder: Path) -> None:
+    """A model that is only named in the fleet file has its name for a path."""
+    found, why = await Folders({"m": "no/such-place"}, str(folder)).reader("m")
+    assert (found is not None, why) == (True, "")
+    assert await Folders({"m": str(folder / "nothing")}).reader("m") == (
+        None,
+        f"{folder / 'nothing'} is neither a folder nor in this machine's model cache: "
+        "give its folder with --tokenizer, or as `tokenizer` of the model in the fleet file",
+    )
 
 
 def test_a_tokenizer_that_fastokens_refuses_is_read_by_tokenizers(folder: Path, tmp_path: Path) -> None:
