@@ -1,7 +1,10 @@
 """One request on its way: what came in, where it went, how long each step took."""
 
+import heapq
+import re
 import secrets
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -14,6 +17,10 @@ from gateway.telemetry.tracing import Span
 from policies.contract import Placement, Request
 
 Headers = list[tuple[bytes, bytes]]
+
+SCORES = 8
+"""Of the engines that did best: shown to those who ask."""
+_ENGINE = re.compile(r"[\w.@:/#=\[\]-]{1,128}", re.ASCII)
 
 
 class Exchange(msgspec.Struct):
@@ -109,6 +116,8 @@ class Exchange(msgspec.Struct):
             (b"x-baton-reason", self.placement.reason.encode("ascii", "replace")),
             (b"server-timing", ", ".join(f"{step};dur={s * 1e3:.3f}" for step, s in self.times.items()).encode()),
         ]
+        if scores := shown(self.placement.scores):
+            facts.append((b"x-baton-scores", scores))
         if self.placement.prefill:
             facts.append((b"x-baton-prefill", self.placement.prefill.encode()))
         if self.attempts > 1:
@@ -119,3 +128,15 @@ class Exchange(msgspec.Struct):
             facts.append((b"x-baton-cached-tokens", str(self.cached_tokens).encode()))
         facts += [(b"x-baton-predicted-" + leg, str(tokens).encode()) for leg, tokens in self.predicted.items()]
         return facts
+
+
+def shown(scores: object) -> bytes:
+    """The best scores, as a header's value. A plugin may have written anything: what is none is left out."""
+    if not isinstance(scores, Mapping):
+        return b""
+    found = [
+        (float(score), name)
+        for name, score in scores.items()
+        if isinstance(name, str) and isinstance(score, int | float) and abs(score) < 1e15 and _ENGINE.fullmatch(name)
+    ]
+    return ", ".join([f"{name}={score:.4g}" for score, name in heapq.nlargest(SCORES, found)]).encode()

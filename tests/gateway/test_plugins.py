@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from engines.double import Double
 from gateway.app import App
+from gateway.dispatch.exchange import shown
 from gateway.fleet.fleet import Fleet as Engines
 from gateway.routing import folder
 from gateway.routing.entry import NOBODY, Entry, Labels, Stamp
@@ -26,6 +27,7 @@ from policies.contract import Engine, Fleet, Placement, Request
 from tests.gateway.conftest import Gateway, until
 
 BODY: dict[str, Any] = {"model": "m", "prompt": "tell me", "max_tokens": 2}
+INF = float("inf")
 MOST = 20_000
 """Requests of one test, at most."""
 WITHIN_S = 40.0
@@ -232,6 +234,28 @@ async def test_a_policy_of_the_settings_that_stalls_is_given_up(tmp_path: Path) 
     async with gateway(policy=str(tmp_path / "mine.py")) as g, requests(g):
         await until(lambda: swaps(g, "mine", "rolled_back") == 1, WITHIN_S)
         assert live(g) == "least_loaded"
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"d0": -0.25, "p0": 3, "d1": -1234.5678}, b"p0=3, d0=-0.25, d1=-1235"),
+        ({f"e{n}": float(n) for n in range(1000)}, b", ".join(b"e%d=%d" % (n, n) for n in range(999, 991, -1))),
+        ({"d0": float("nan"), "a\r\nb": 1.0, "d1": "high", 3: 1.0, "d2": 10**400, "d3": -INF, "d4": 1.0}, b"d4=1"),
+        ([1.0], b""),
+        (None, b""),
+    ],
+)
+def test_scores_are_shown_whatever_a_policy_says_they_are(scores: object, expected: bytes) -> None:
+    assert shown(scores) == expected
+
+
+async def test_scores_are_shown_to_those_who_ask() -> None:
+    async with gateway(policy="least_loaded") as g:
+        answer = await g.http.post("/v1/completions", json=BODY, headers={"x-baton-facts": "1"})
+        scores = dict(one.split("=") for one in answer.headers["x-baton-scores"].split(", "))
+        assert scores.keys() == {"paul", "dora", "dirk"}
+        assert "x-baton-scores" not in (await g.http.post("/v1/completions", json=BODY)).headers
 
 
 FULL = """from policies.contract import Fleet, Placement, Request
