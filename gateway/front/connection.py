@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive_s = keep_alive_s
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._deadline = Deadline(self.loop, self._idle)
-        self._arriving = Call(self)
+        self._arriving: Call | None = None
         self._answering: Call | None = None
         self._next: deque[Call] = deque()
         self._drained: asyncio.Future[None] | None = None
@@ -106,8 +106,10 @@ class Connection(asyncio.Protocol):
         self._parser = None
         self.resume_writing()
         self._next.clear()
-        if self._answering is not None:
-            self._answering.lost()
+        self._arriving = None  # they refer back to us: no collector is needed for what they hold
+        call, self._answering = self._answering, None
+        if call is not None:
+            call.lost()
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -125,14 +127,14 @@ class Connection(asyncio.Protocol):
         self._in_head = True
 
     def on_url(self, url: bytes) -> None:
-        self._arriving.url += url
+        self._call().url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it is a trailer
-            self._arriving.headers.append((name.lower(), value))
+            self._call().headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        call = self._arriving
+        call = self._call()
         parser = cast(httptools.HttpRequestParser, self._parser)
         call.method = parser.get_method()
         call.version = parser.get_http_version()
@@ -149,12 +151,12 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._barren = 0
-        self._arriving.arrived(data)
+        self._call().arrived(data)
 
     def on_message_complete(self) -> None:
         self._in_head = True
         self._barren = 0
-        self._arriving.whole()
+        self._call().whole()
 
     # What a call uses.
 
@@ -211,6 +213,12 @@ class Connection(asyncio.Protocol):
 
     # Ours.
 
+    def _call(self) -> Call:
+        """The call that is arriving."""
+        call = self._arriving
+        assert call is not None
+        return call
+
     def _answer(self, call: Call) -> None:
         self._answering = call
         self._turnstile.enter(self._start)
@@ -244,7 +252,7 @@ class Connection(asyncio.Protocol):
         """
         try:
             while True:
-                call = self._arriving
+                call = self._call()
                 if call.method == b"CONNECT":
                     self._refuse(405, b"This is no proxy.")
                     return

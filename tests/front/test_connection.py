@@ -1,8 +1,10 @@
 """Our HTTP front under fire: any split of the bytes, early closes, slow readers, requests that are none."""
 
 import asyncio
+import gc
 import logging
 import random
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -271,6 +273,41 @@ async def test_shutting_down_answers_what_is_under_way_and_no_more() -> None:
         assert await idle.read() == b""
         for one in (idle_writer, writer):
             one.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"GET /ec",
+        b"POST /echo HTTP/1.1\r\nhost: g\r\ncontent-length: 9\r\n\r\nhalf",
+        b"GET /echo HTTP/1.1\r\nhost: g\r\n\r\n",
+        b"GET /wait HTTP/1.1\r\nhost: g\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+async def test_what_a_client_left_is_freed_without_the_collector(raw: bytes) -> None:
+    """Half a body of 30 MB must not wait for it."""
+    async with serving() as (port, echo, shared):
+        gc.collect()
+        gc.disable()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            while not shared.connections:
+                await asyncio.sleep(0.001)
+            connection = weakref.ref(next(iter(shared.connections)))
+            writer.write(raw)
+            while raw.startswith((b"GET /w", b"POST")) and not echo.calls:
+                await asyncio.sleep(0.001)
+            writer.transport.abort()
+            async with asyncio.timeout(5):
+                while shared.connections or shared.tasks:
+                    await asyncio.sleep(0.001)
+                echo.calls.clear()
+                while connection() is not None:
+                    await asyncio.sleep(0.001)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("leave", [lambda w: w.close(), lambda w: w.transport.abort()])
