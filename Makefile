@@ -56,9 +56,9 @@ format: install ## Put the code into shape
 	$(BIN)/ruff format .
 
 bench: install ## Measure what relaying, reading prompts and the index cost, and print it
-	$(BIN)/baton load relay --seconds 2
+	$(BIN)/baton load relay --seconds 2 --rounds 1
 	$(BIN)/baton load prompt
-	$(BIN)/baton load index --redis embedded --pairs 100000 --holders 16 --mixed 2
+	$(BIN)/baton load index --redis embedded --pairs 120000 --holders 16 --mixed 2
 
 clean: ## Remove the environment and what running left behind
 	rm -rf $(VENV) .baton build *.egg-info
