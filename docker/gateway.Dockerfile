@@ -3,7 +3,7 @@
 #   docker build -f docker/gateway.Dockerfile -t baton-gateway .
 #
 # PIP_INDEX_URL and PIP_EXTRA_INDEX_URL as --build-arg if packages come from elsewhere than PyPI. The hot path is compiled
-# (gcc, about a minute); --build-arg NATIVE=0 leaves it out, at about 1.5 times the CPU per request.
+# (gcc, a minute or two); --build-arg NATIVE=0 leaves it out, at about 1.5 times the CPU per request.
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build

@@ -145,11 +145,11 @@ def native(
 ) -> None:
     """Compile the hot path of the gateway to C: the same code for about two thirds of the CPU.
 
-    Needs a C compiler and Python's headers, takes a minute. Sources that change afterwards are interpreted again until
-    the next `baton native`; BATON_NATIVE=0 turns it off.
+    Needs a C compiler and Python's headers, takes two minutes. Sources that change afterwards are interpreted again
+    until the next `baton native`; BATON_NATIVE=0 turns it off.
     """
     if not check:
-        typer.echo(f"compiling {len(HOT)} modules (about a minute)")
+        typer.echo(f"compiling {len(HOT)} modules (a minute or two)")
         try:
             build(loader.ROOT, HOT, loader.ROOMS, loader.BUILT)
         except BuildError as error:

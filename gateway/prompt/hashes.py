@@ -15,12 +15,11 @@ from xxhash import xxh3_64_intdigest
 
 HASH_BYTES = 8
 
-STRETCHES_OF = 64, 16
-"""Blocks that are remembered together: prompts of one conversation begin alike, and one hash finds 64 then, or 16 of
-what is left."""
+STRETCH = 64
+"""Blocks that are remembered together: prompts of one conversation begin alike, and one hash finds 64 then."""
 
 STRETCHES = 4096
-"""So many are remembered at least, twice as many at most; 600 bytes each, or 300."""
+"""So many are remembered at least, twice as many at most; 600 bytes each."""
 
 
 @lru_cache(4096)
@@ -63,14 +62,14 @@ def chain(ids: bytes | bytearray | memoryview, block_size: int, seed: int) -> by
     """
     size = 4 * block_size
     full = len(ids) - len(ids) % size
+    if full < STRETCH * size:
+        return _hashes(ids[:full], size, seed)
     parts = []
     at = 0
-    for blocks in STRETCHES_OF:
-        stretch = blocks * size
-        while at + stretch <= full:
-            part = _memory.hashes(ids[at : at + stretch], size, seed)
-            parts.append(part)
-            seed = int.from_bytes(part[-HASH_BYTES:], "little")
-            at += stretch
+    while at + STRETCH * size <= full:
+        part = _memory.hashes(ids[at : at + STRETCH * size], size, seed)
+        parts.append(part)
+        seed = int.from_bytes(part[-HASH_BYTES:], "little")
+        at += STRETCH * size
     parts.append(_hashes(ids[at:full], size, seed))
     return b"".join(parts)
