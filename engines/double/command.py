@@ -76,9 +76,9 @@ def double(
         )
         for at, role in enumerate(roles)
     ]
-    if tokenizer is not None:
-        write_folder(tokenizer)
     try:
+        if tokenizer is not None:
+            write_folder(tokenizer)
         uvloop.run(_serve(doubles))
     except OSError as error:
         raise typer.BadParameter(str(error)) from None

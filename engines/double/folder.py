@@ -1,6 +1,7 @@
 """A model's folder for the double's tokenizer: a gateway that is given it reads prompts exactly as doubles do."""
 
 import json
+import os
 from pathlib import Path
 
 from engines.double import tokens
@@ -18,7 +19,8 @@ _WHITE = b" \t\n\r\x0b\x0c"
 def write_folder(folder: Path) -> Path:
     """Write `tokenizer.json` and `tokenizer_config.json`; returns the folder. 3 MB, a tenth of a second.
 
-    A byte-pair tokenizer without merges, every id named: so the fast library takes it as it takes real ones.
+    A byte-pair tokenizer without merges, every id named: so the fast library takes it as it takes real ones. Raises
+    `FileExistsError`, and changes nothing, where there is another model's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     letter = _letters()
@@ -62,9 +64,15 @@ def write_folder(folder: Path) -> Path:
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {"type": "BPE", "vocab": pieces, "merges": [], "ignore_merges": True, "byte_fallback": False},
     }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     config = {"chat_template": CHAT_TEMPLATE, "eos_token": tokens.SPECIALS[tokens.IM_END].decode()}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    texts = {folder / "tokenizer.json": json.dumps(tokenizer), folder / "tokenizer_config.json": json.dumps(config)}
+    for path, text in texts.items():
+        if path.exists() and path.read_text() != text:
+            raise FileExistsError(f"{path} is of another model: give a folder of the doubles' own")
+    for path, text in texts.items():
+        whole = path.with_suffix(f".{os.getpid()}")  # another process may write it, or read it, just now
+        whole.write_text(text)
+        whole.replace(path)
     return folder
 
 

@@ -143,7 +143,7 @@ def native(
     check: bool = typer.Option(False, "--check", help="Only say whether compiled modules are in use."),
     optional: bool = typer.Option(False, "--optional", help="End with 0 where they cannot be made."),
 ) -> None:
-    """Compile the hot path of the gateway to C: the same code for about two thirds of the CPU.
+    """Compile the hot path of the gateway to C: the same code for half to three quarters of the CPU.
 
     Needs a C compiler and Python's headers, takes two minutes. Sources that change afterwards are interpreted again
     until the next `baton native`; BATON_NATIVE=0 turns it off.
