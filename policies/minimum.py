@@ -9,7 +9,7 @@ import random
 from policies.alike import Alike
 from policies.contract import Engine, Fleet, Placement, Request
 from policies.formulas import decode_s, prefill_s, waits_s
-from policies.stalls import Stalls
+from policies.stalls import Stalls, running
 
 CREDIT, CAP = 3.0, 20.0
 STEPS, ANSWER = 0.1, 256
@@ -198,13 +198,11 @@ class Minimum:
         """What a prefill of `work_s` costs those that the engine decodes now, beyond what one of `least_s` would."""
         if work_s <= least_s:
             return 0.0
-        speed, stalls = engine.speed, self._stalls
-        busy, held = engine.decode_requests - engine.coming_requests, engine.decode_tokens - engine.coming_tokens
-        odds = 0.0
-        if speed.step_s > 0.0:
-            step_s = decode_s(speed.step_s, speed.sequence_s, speed.kv_s, busy, held)
-            odds = min(10.0, LONG * (step_s / speed.step_s - 1.0))
+        stalls, empty_s = self._stalls, engine.speed.step_s
+        busy, step_s = running(engine)
+        odds = min(10.0, LONG * (step_s / empty_s - 1.0)) if empty_s > 0.0 else 0.0
         if engine.kv_tokens:
+            held = engine.decode_tokens - engine.coming_tokens
             odds = max(odds, held / max(0.1 * engine.kv_tokens, engine.kv_tokens - held))
         stalled_s = stalls.stalled_s(engine, work_s) - stalls.stalled_s(engine, least_s)
         slowed_s = self._slowed * (work_s - least_s) * odds * odds

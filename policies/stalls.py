@@ -32,7 +32,7 @@ class Stalls:
 
     def stalled_s(self, engine: Engine, work_s: float) -> float:
         """Seconds that a prefill of `work_s` seems to take from each decode beside it."""
-        _, step_s = _running(engine)
+        _, step_s = running(engine)
         return work_s * min(1.0, work_s / (LONG * step_s)) if step_s > 0 else work_s
 
     def rate(self, engine: str, now_s: float) -> float:
@@ -48,7 +48,7 @@ class Stalls:
         """
         stalled = 0.0
         if engine is not None:
-            busy, step_s = _running(engine)
+            busy, step_s = running(engine)
             if work_s > step_s:
                 stalled = busy * (1.0 + (prompt - engine.cached_tokens) // CHUNK)
             memory_s = MEMORY * step_s
@@ -63,7 +63,7 @@ class Stalls:
         self.price = min(max(price, self.least), self.most)
 
 
-def _running(engine: Engine) -> tuple[int, float]:
+def running(engine: Engine) -> tuple[int, float]:
     """Requests that decode there now, and how long a step of theirs takes, seconds."""
     busy, speed = engine.decode_requests - engine.coming_requests, engine.speed
     held = engine.decode_tokens - engine.coming_tokens

@@ -85,13 +85,13 @@ class Shard:
     async def match(self, hashes: bytes, session: bytes, budget_s: float) -> Match:
         """One round trip; our own load goes along when there is news of it."""
         now = time.time() * 1e3
-        bound, clock = self._tag + b"b" + session, b"%d" % now
+        binding, clock = self._tag + b"b" + session, b"%d" % now
         command = b"%b%b%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b" % (
             self._match_head,
             self._buckets[SHORT].both(now),
             self._buckets[LONG].both(now),
-            len(bound),
-            bound,
+            len(binding),
+            binding,
             len(hashes),
             hashes,
             self._match_width,
@@ -107,7 +107,7 @@ class Shard:
         except ServerError as error:
             self._mend(error)
             raise Unavailable(str(error)) from None
-        version, depths, short, long, session, others = reply
+        version, depths, short, long, bound, others = reply
         if version != self._version:
             await self._learn_slots(budget_s)
         self._alone = not others or not loads.alive(others, now)
@@ -116,7 +116,7 @@ class Shard:
             expected=self._guessed(short) if short else {},
             learned=self._guessed(long) if long else {},
             others=loads.decode(others, now, self._names) if others else {},
-            session=session.decode(),
+            session=bound.decode(),
         )
 
     def tell(self) -> None:
